@@ -1,0 +1,120 @@
+//! The configuration of one Push server: `pushplane.toml` (`INTERFACE.md`, "Configuration"), with
+//! every limit, its unit, its default and its arithmetic.
+
+use std::path::PathBuf;
+
+use crate::id::Endpoint;
+
+/// All of `pushplane.toml`, checked, with paths made relative to the file's folder.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Which of the `[[server]]` entries this server is.
+    pub name: String,
+    /// Addresses that it receives on; the first of a family is the one that it sends from by default.
+    pub listen: Vec<Endpoint>,
+    /// A directory of table sources, or an image.
+    pub tables: PathBuf,
+    /// Where bindings are kept across restarts.
+    pub state: PathBuf,
+    /// How many shards, or on which CPUs.
+    pub shards: Shards,
+    /// The control socket.
+    pub control: PathBuf,
+    /// Where `/metrics`, `/live` and `/ready` are served, if anywhere.
+    pub metrics: Option<Endpoint>,
+    /// Who is asked where an IMSI is served.
+    pub hlr: Option<Endpoint>,
+    /// Which hold on the network to take.
+    pub io: Io,
+    /// What is allowed.
+    pub policy: Policy,
+    /// What is bounded.
+    pub limits: Limits,
+}
+
+/// `server.shards`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Shards {
+    /// One for each CPU that this process may use.
+    Auto,
+    /// So many, on the first CPUs that this process may use.
+    Count(usize),
+    /// One on each of these CPUs.
+    Cpus(Vec<usize>),
+}
+
+/// `server.io`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Io {
+    /// `io_uring` where the kernel gives it, else plain sockets, said aloud.
+    Auto,
+    /// `io_uring` or nothing.
+    Uring,
+    /// `recvmmsg` and `sendmmsg`.
+    Socket,
+}
+
+/// `[policy]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// A source Push ID must be a known user.
+    pub known_sources: bool,
+    /// Every datagram must be signed.
+    pub require_auth: bool,
+    /// Failures are answered with REJECT.
+    pub rejects: bool,
+    /// Who may register.
+    pub register: RegisterPolicy,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { known_sources: false, require_auth: false, rejects: true, register: RegisterPolicy::Segment }
+    }
+}
+
+/// `policy.register`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RegisterPolicy {
+    /// Rightly signed requests only.
+    Signed,
+    /// Also those whose address lies in a known segment.
+    Segment,
+    /// Everybody.
+    Any,
+}
+
+/// `[limits]`: everything that could grow, and how far. All of it is allocated at the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// The longest datagram taken, bytes. 1472 to 65507.
+    pub datagram_max: usize,
+    /// Datagrams that a shard holds at once, received or being sent. × (`datagram_max` + 193 bytes):
+    /// 1024 × 2.3 KiB = 2.3 MiB a shard.
+    pub frames: usize,
+    /// Receipts that a shard can owe at once, for 30 s each. × 64 bytes: 131 072 × 64 B = 8 MiB a
+    /// shard, enough for 4300 receipts a second; beyond it a PUSH that wants one is `overloaded`.
+    pub receipts: usize,
+    /// Signed messages remembered against replay, for 60 s each, by the whole server. × 8 bytes:
+    /// 4 194 304 × 8 B = 32 MiB, enough for 60 000 signed messages a second; beyond it a signed
+    /// message is `overloaded`.
+    pub replays: usize,
+    /// Source addresses whose REJECTs are rate-limited apart, by the whole server. × 8 bytes.
+    pub reject_sources: usize,
+    /// The kernel's receive buffer of one socket, bytes. More than fits the near caches costs
+    /// 20 to 40 percent at saturation.
+    pub receive_buffer: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            datagram_max: 2048,
+            frames: 1024,
+            receipts: 1 << 17,
+            replays: 1 << 22,
+            reject_sources: 1 << 16,
+            receive_buffer: 1 << 20,
+        }
+    }
+}

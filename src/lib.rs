@@ -1,0 +1,11 @@
+//! pushplane: a routing engine for carrier Push services.
+
+pub mod clock;
+pub mod config;
+pub mod diagnostic;
+pub mod id;
+pub mod net;
+pub mod packet;
+pub mod reason;
+pub mod table;
+pub mod wire;

@@ -1,0 +1,54 @@
+//! Ports: holds on the network that move bursts and know no message.
+//!
+//! | port | what it is |
+//! |---|---|
+//! | [`Uring`] | one `io_uring` a shard: multishot receive into the shard's frames, batched sends |
+//! | [`Udp`] | `recvmmsg`/`sendmmsg`, where a kernel or container denies `io_uring` |
+//!
+//! The simulator's links and a capture are ports too.
+
+use std::io;
+use std::time::Duration;
+
+use crate::packet::Burst;
+
+pub mod capture;
+mod socket;
+mod udp;
+mod uring;
+
+// pub use socket::{BindError, Listener, bind_shards};
+// pub use udp::Udp;
+// pub use uring::Uring;
+
+/// A hold on the network.
+pub trait Port {
+    /// Appends to `burst.rows` what has arrived and to `burst.done` what was sent, waiting at most
+    /// `wait` when there is neither. Returning with nothing is no error.
+    ///
+    /// # Errors
+    /// Only what the port cannot recover from by itself.
+    fn recv(&mut self, burst: &mut Burst, wait: Duration) -> io::Result<()>;
+
+    /// Takes all of `burst.tx`, in order, and hands it to the kernel. What it cannot take is in
+    /// `burst.done` as ENOBUFS at once, its frame back in the pool.
+    ///
+    /// # Errors
+    /// Only what the port cannot recover from by itself.
+    fn send(&mut self, burst: &mut Burst) -> io::Result<()>;
+
+    /// How many datagrams are handed to the kernel and not yet done.
+    fn in_flight(&self) -> usize;
+
+    /// Datagrams that the kernel dropped before this port could receive them, so far.
+    fn kernel_drops(&mut self) -> u64 {
+        0
+    }
+
+    /// Stops receiving and waits, within limits, until nothing is in flight: every frame is in the
+    /// pool or in the burst again.
+    ///
+    /// # Errors
+    /// When the kernel does not give everything back.
+    fn close(&mut self, burst: &mut Burst) -> io::Result<()>;
+}

@@ -1,0 +1,160 @@
+//! The rows that a shard works on at once, and what leaves because of them.
+
+use super::{Frame, FramePool};
+use crate::id::Endpoint;
+
+/// How many datagrams a burst holds at most.
+pub const BURST_MAX: usize = 64;
+
+/// One datagram as it was received.
+#[derive(Debug)]
+pub struct Row {
+    /// The datagram; taken when it leaves again in its own buffer.
+    pub frame: Option<Frame>,
+    /// Who sent it.
+    pub from: Endpoint,
+    /// Which of the server's listening addresses received it.
+    pub listener: u8,
+    /// The datagram was longer than the frame: what is here is its beginning.
+    pub truncated: bool,
+}
+
+/// In which order datagrams leave when not all of them can.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Class {
+    /// Leaves first and is handed to the kernel at once.
+    MinDelay,
+    /// Leaves before the rest.
+    Priority,
+    /// The rest.
+    Normal,
+}
+
+/// One datagram to send.
+#[derive(Debug)]
+pub struct Tx {
+    /// What is sent.
+    pub frame: Frame,
+    /// Where to.
+    pub to: Endpoint,
+    /// From which of the server's listening addresses.
+    pub listener: u8,
+    /// When.
+    pub class: Class,
+    /// The sender's word for it, handed back in [`Done`].
+    pub token: u32,
+}
+
+/// What became of a [`Tx`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// Of [`Tx::token`].
+    pub token: u32,
+    /// The datagram's length.
+    pub bytes: u32,
+    /// Zero, or the error number with which the kernel refused it (ENOBUFS where the port itself
+    /// had no room).
+    pub errno: i32,
+}
+
+/// Up to [`BURST_MAX`] received datagrams, those to send, and those whose sending ended, with the
+/// pool that all their frames belong to. Allocates when it is made, never again: `tx` and `done`
+/// are sized for every frame of the pool.
+#[derive(Debug)]
+pub struct Burst {
+    /// Where frames come from.
+    pub pool: FramePool,
+    /// What was received.
+    pub rows: Vec<Row>,
+    /// What is to be sent, in the order it was decided.
+    pub tx: Vec<Tx>,
+    /// What was sent, since it was last looked at.
+    pub done: Vec<Done>,
+}
+
+impl Burst {
+    /// An empty burst over this pool.
+    pub fn new(pool: FramePool) -> Self {
+        let frames = pool.capacity();
+        Self {
+            pool,
+            rows: Vec::with_capacity(BURST_MAX),
+            tx: Vec::with_capacity(frames),
+            done: Vec::with_capacity(frames + BURST_MAX),
+        }
+    }
+
+    /// Whether no further row fits.
+    pub fn is_full(&self) -> bool {
+        self.rows.len() >= BURST_MAX
+    }
+
+    /// Appends a copy of a datagram. False when no row or no frame is free; a datagram longer than a
+    /// frame is cut and marked.
+    pub fn push_copy(&mut self, bytes: &[u8], from: Endpoint, listener: u8) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        let Some(mut frame) = self.pool.take() else { return false };
+        let max = self.pool.datagram_max();
+        let truncated = bytes.len() > max;
+        let filled = frame.fill(&bytes[..bytes.len().min(max)]);
+        debug_assert!(filled);
+        self.rows.push(Row { frame: Some(frame), from, listener, truncated });
+        true
+    }
+
+    /// Ends the rows: frames that did not leave go back to the pool.
+    pub fn clear_rows(&mut self) {
+        for row in self.rows.drain(..) {
+            if let Some(frame) = row.frame {
+                self.pool.put(frame);
+            }
+        }
+    }
+
+    /// Puts `tx` in the order in which it should leave: by class, and within one as decided.
+    pub fn order_tx(&mut self) {
+        // Nearly always one class only. `sort_by_key` would allocate; few rows, so insertion it is.
+        if self.tx.iter().any(|tx| tx.class != Class::Normal) {
+            for end in 1..self.tx.len() {
+                let mut at = end;
+                while at > 0 && self.tx[at - 1].class > self.tx[at].class {
+                    self.tx.swap(at - 1, at);
+                    at -= 1;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tx_is_ordered_by_class_and_else_kept() {
+        let mut burst = Burst::new(FramePool::new(8, 100));
+        let classes = [Class::Normal, Class::Priority, Class::Normal, Class::MinDelay, Class::Priority];
+        for (token, class) in (0..).zip(classes) {
+            let frame = burst.pool.take().unwrap();
+            burst.tx.push(Tx { frame, to: Endpoint::NONE, listener: 0, class, token });
+        }
+        burst.order_tx();
+        assert_eq!(burst.tx.iter().map(|tx| tx.token).collect::<Vec<_>>(), [3, 1, 4, 0, 2]);
+        for tx in burst.tx.drain(..) {
+            burst.pool.put(tx.frame);
+        }
+    }
+
+    #[test]
+    fn a_datagram_longer_than_a_frame_is_cut_and_marked() {
+        let mut burst = Burst::new(FramePool::new(1, 100));
+        let long = vec![7; burst.pool.datagram_max() + 1];
+        assert!(burst.push_copy(&long, Endpoint::NONE, 0));
+        assert!(burst.rows[0].truncated);
+        assert!(!burst.push_copy(b"no frame left", Endpoint::NONE, 0));
+        burst.clear_rows();
+        assert_eq!(burst.pool.available(), 1);
+    }
+}

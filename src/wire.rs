@@ -1,0 +1,4 @@
+//! Formats: parse and emit, without I/O, allocation or panic.
+
+pub mod gtp;
+pub mod prp;

@@ -1,0 +1,3 @@
+//! The `pushplane` command.
+
+fn main() {}
