@@ -72,10 +72,11 @@ impl FromStr for PushId {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
-        if digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            if let Ok(value) = u128::from_str_radix(digits, 16) {
-                return Ok(Self(value));
-            }
+        if digits.len() == 32
+            && digits.bytes().all(|b| b.is_ascii_hexdigit())
+            && let Ok(value) = u128::from_str_radix(digits, 16)
+        {
+            return Ok(Self(value));
         }
         expected("a Push ID of 32 hexadecimal digits", text)
     }
