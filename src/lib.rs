@@ -7,5 +7,6 @@ pub mod id;
 pub mod net;
 pub mod packet;
 pub mod reason;
+mod sync;
 pub mod table;
 pub mod wire;
