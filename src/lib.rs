@@ -4,6 +4,7 @@ pub mod clock;
 pub mod config;
 pub mod diagnostic;
 pub mod id;
+pub mod metrics;
 pub mod net;
 pub mod packet;
 pub mod reason;

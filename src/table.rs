@@ -3,13 +3,17 @@
 pub mod binding;
 mod compile;
 pub mod generate;
+mod generation;
 mod image;
 pub mod lpm;
 pub mod memory;
 pub mod publish;
+mod rate;
 pub mod rib;
 pub mod source;
 mod validate;
 
+pub use generation::{AppView, GatewayView, Tables};
 pub use image::{ArchivedArrays, Image, ImageError, Sizes};
+pub use rate::Rate;
 pub use rib::Rib;
