@@ -7,6 +7,7 @@ pub mod id;
 pub mod metrics;
 pub mod net;
 pub mod packet;
+pub mod plane;
 pub mod reason;
 mod sync;
 pub mod table;

@@ -121,7 +121,7 @@ impl Board {
                 *value = word.load(Ordering::Relaxed);
             }
             fence(Ordering::Acquire);
-            if before % 2 == 0 && self.version.load(Ordering::Relaxed) == before {
+            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
                 return Counters::from_words(&words);
             }
             std::hint::spin_loop();

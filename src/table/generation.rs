@@ -39,7 +39,7 @@ pub struct AppView<'a> {
 }
 
 /// A gateway.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct GatewayView<'a> {
     tables: &'a Tables,
     row: &'a ArchivedGatewayRow,

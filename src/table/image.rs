@@ -21,7 +21,7 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::binding::{ArchivedLine, Index, Line};
+use super::binding::{ArchivedIndex, ArchivedLine, Index, Line};
 use super::compile;
 use super::lpm::Tries;
 use super::memory::Region;
@@ -439,6 +439,12 @@ impl ArchivedArrays {
         let start = text.start.to_native() as usize;
         let bytes = self.text.get(start..start + text.len.to_native() as usize).unwrap_or_default();
         std::str::from_utf8(bytes).unwrap_or_default()
+    }
+
+    /// The index of users.
+    #[inline(always)]
+    pub fn users_index(&self) -> &ArchivedIndex {
+        &self.users
     }
 
     /// The public IPv6 addresses.

@@ -37,13 +37,12 @@ impl HeadBuilder {
         builder
     }
 
-    /// Copies the options of a parsed message in their order, unknown ones too, without those of the
-    /// types in `without`.
-    pub fn keep(&mut self, message: &Message, datagram: &[u8], without: &[u8]) -> &mut Self {
+    /// Copies the options of a parsed message in their order, unknown ones too, whose type is `wanted`.
+    pub fn keep(&mut self, message: &Message, datagram: &[u8], wanted: impl Fn(u8) -> bool) -> &mut Self {
         let mut at = HEADER_BYTES;
         while at < message.payload_start {
             let Some((option, value)) = option_at(datagram, at) else { break };
-            if !without.contains(&option) {
+            if wanted(option) {
                 self.option(option, &[value]);
             }
             at += padded(value.len());
