@@ -66,6 +66,8 @@ on_both_ports! {
     a_closed_port_takes_nothing
     receiving_and_sending_allocate_nothing
     what_is_appended_in_front_leaves_too
+    a_full_send_buffer_is_an_error_and_no_wait
+    whatever_the_caller_does_every_frame_and_token_comes_back_once
 }
 
 fn endpoint(text: &str) -> Endpoint {
@@ -513,6 +515,130 @@ fn what_is_appended_in_front_leaves_too(open: Open) {
     assert!(back[..HEADROOM].iter().all(|byte| *byte == b'h'));
     shard.done(1);
     shard.close();
+}
+
+fn a_full_send_buffer_is_an_error_and_no_wait(open: Open) {
+    // Loopback never fills a send buffer. A neighbour that does not answer does: what is sent to it
+    // waits for its Ethernet address. On a thread of its own: its network is its own from then on.
+    let sent = std::thread::spawn(move || {
+        if !own_network() {
+            eprintln!("SKIPPED: no network namespace of our own, or no \"ip\"");
+            return;
+        }
+        let listen = [endpoint("192.0.2.1:2948"), endpoint("127.0.0.1:2948")];
+        let bound = bind_shards(&listen, 1, 1 << 13).unwrap();
+        let Some(mut shard) = Shard::over(open, { bound.shards }.remove(0), 256, 2048) else { return };
+        let silent = endpoint("192.0.2.2:9");
+        let peer = peer(listen[1]);
+        let here = Endpoint::from(peer.local_addr().unwrap());
+        for token in 0..40 {
+            shard.queue(&[0; 1024], silent, 0, token);
+            if token % 10 == 9 {
+                shard.queue(b"other listener", here, 1, 100 + token);
+            }
+        }
+        shard.port.send(&mut shard.burst).unwrap();
+        let done = shard.done(44);
+        let of =
+            |errno| done.iter().filter(|done| done.errno == errno).map(|done| done.token).collect::<Vec<_>>();
+        let (sent, full) = (of(0), of(libc::EAGAIN));
+        assert_eq!(sent.len() + full.len(), 44, "{done:?}");
+        assert!(sent.starts_with(&[0, 1]) && full.ends_with(&[38, 39]), "{done:?}");
+        assert!([109, 119, 129, 139].iter().all(|token| sent.contains(token)), "{done:?}");
+        assert_eq!(shard.port.in_flight(), 0);
+        // It answers at last, and there is room again.
+        assert!(ip("neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev outer"));
+        shard.queue(b"later", silent, 0, 200);
+        shard.port.send(&mut shard.burst).unwrap();
+        assert_eq!(shard.done(1)[0].errno, 0);
+        shard.close();
+    });
+    sent.join().unwrap();
+}
+
+/// Gives this thread a network with loopback and with 192.0.2.1/24 on a wire where nobody is.
+fn own_network() -> bool {
+    // SAFETY: takes no memory; concerns this thread alone.
+    let left = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+    left && ip("link set lo up")
+        && ip("link add outer type veth peer name inner")
+        && ip("addr add 192.0.2.1/24 dev outer")
+        && ip("link set inner up")
+        && ip("link set outer up")
+}
+
+fn ip(arguments: &str) -> bool {
+    let status = std::process::Command::new("ip").args(arguments.split(' ')).status();
+    status.is_ok_and(|status| status.success())
+}
+
+fn whatever_the_caller_does_every_frame_and_token_comes_back_once(open: Open) {
+    for seed in 1..=30u64 {
+        // Numbers to act by: xorshift.
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut below = move |limit: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 11) % limit
+        };
+        let frames = 1 + below(40) as usize;
+        let Some(mut shard) = Shard::new(open, &[LOOPBACK, LOOPBACK6], frames) else { return };
+        let peers = [peer(shard.addrs[0]), peer(shard.addrs[1])];
+        let unreachable = endpoint("255.255.255.255:9");
+        let mut kept = Vec::new();
+        let (mut sent, mut received, mut next) = (0, 0, 0);
+        let mut open_tokens = std::collections::HashSet::new();
+        for _ in 0..300 {
+            match below(8) {
+                0 | 1 => {
+                    for _ in 0..below(30) {
+                        let peer = &peers[below(2) as usize];
+                        peer.send(&vec![3; below(300) as usize]).unwrap();
+                        sent += 1;
+                    }
+                }
+                2 | 3 => {
+                    let before = shard.burst.rows.len();
+                    shard.port.recv(&mut shard.burst, Duration::from_micros(below(50))).unwrap();
+                    received += shard.burst.rows.len() - before;
+                }
+                4 | 5 => {
+                    for row in shard.burst.rows.drain(..) {
+                        let frame = row.frame.unwrap();
+                        let to = if below(10) == 0 { unreachable } else { row.from };
+                        let listener = if below(20) == 0 { 9 } else { row.listener };
+                        open_tokens.insert(next);
+                        shard.burst.tx.push(Tx { frame, to, listener, class: Class::Normal, token: next });
+                        next += 1;
+                    }
+                    shard.port.send(&mut shard.burst).unwrap();
+                }
+                6 => {
+                    kept.extend(shard.burst.rows.drain(..).map(|row| row.frame.unwrap()));
+                    kept.extend(shard.burst.pool.take());
+                }
+                _ => kept.drain(..).for_each(|frame| shard.burst.pool.put(frame)),
+            }
+            for done in shard.burst.done.drain(..) {
+                assert!(open_tokens.remove(&done.token), "seed {seed}: {done:?}");
+            }
+        }
+        kept.drain(..).for_each(|frame| shard.burst.pool.put(frame));
+        shard.burst.clear_rows();
+        for _ in 0..PATIENCE {
+            if received + shard.port.kernel_drops() as usize == sent && open_tokens.is_empty() {
+                break;
+            }
+            shard.port.recv(&mut shard.burst, SHORT).unwrap();
+            received += shard.burst.rows.len();
+            shard.burst.clear_rows();
+            shard.burst.done.drain(..).for_each(|done| assert!(open_tokens.remove(&done.token)));
+        }
+        assert_eq!(received + shard.port.kernel_drops() as usize, sent, "seed {seed}");
+        assert!(open_tokens.is_empty(), "seed {seed}: {open_tokens:?}");
+        shard.close();
+    }
 }
 
 /// Counts this thread's allocations.
