@@ -1,7 +1,7 @@
 //! The port of a shard: one `io_uring`, a receive that stays armed for each listener, sends in batches.
 //!
 //! Cost: one system call for a burst of sends, none for a burst of received datagrams that is there
-//! already, one to wait. For each frame of the pool 112 bytes of send header, 24 of bookkeeping and 16
+//! already, one to wait. For each frame of the pool 112 bytes of send header, 96 of bookkeeping and 16
 //! of buffer ring; 64 bytes for each entry of the submission ring (at most 256), 16 for each of the
 //! completion ring (at least two a frame and some).
 //!
@@ -25,25 +25,27 @@
 
 #![expect(unsafe_code, reason = "shares buffers, headers and rings with the kernel")]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::mem;
 use std::os::fd::AsRawFd;
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use io_uring::types::{BufRingEntry, CancelBuilder, Fixed, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::Port;
-use super::socket::{Drops, EMPTY_HEADER, Listener, Name};
+use super::socket::{Drops, Listener, Name};
 use crate::id::Endpoint;
 use crate::packet::{Burst, Done, Frame, FramePool, HEADROOM, Row, TAILROOM, Tx};
+
+mod refusal;
+mod shared;
+
+pub use refusal::{Refused, uring_refusal};
+use shared::{BufferRing, GROUP, Headers};
 
 /// What the kernel writes before a datagram: `io_uring_recvmsg_out` and the sender's address.
 const OUT_BYTES: usize = 16;
@@ -51,8 +53,6 @@ const PREFIX: usize = OUT_BYTES + Name::BYTES;
 /// Where in the slot the kernel starts, so that the datagram lies at [`HEADROOM`].
 const START: usize = HEADROOM - PREFIX;
 
-/// The one group of provided buffers.
-const GROUP: u16 = 0;
 /// The most frames that a buffer ring takes, and so a pool may have.
 const FRAMES_MAX: usize = 1 << 15;
 const SUBMISSIONS_MAX: usize = 256;
@@ -137,28 +137,6 @@ pub struct Rearms {
     pub error: u64,
 }
 
-/// Why [`Uring::new`] made no port, with what it was given.
-#[derive(Debug)]
-pub struct Refused {
-    /// What the kernel said.
-    pub error: io::Error,
-    /// The sockets, as they were.
-    pub listeners: Vec<Listener>,
-}
-
-/// As [`uring_refusal`].
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&uring_refusal(&self.error))
-    }
-}
-
-impl std::error::Error for Refused {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
 /// What a completion is about, in the 64 bits that come back with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Word {
@@ -187,120 +165,6 @@ impl Word {
             _ => return None,
         };
         Some(Self { generation: (word >> 32) as u32, op, index: (word & 0xFF_FFFF) as u32 })
-    }
-}
-
-/// The headers that the kernel reads when it sends, one for each frame, and the one that says how a
-/// receive is laid out. They stay where they are from the start to the end of the ring.
-struct Headers {
-    sends: Box<[UnsafeCell<SendHeader>]>,
-    receive: Box<UnsafeCell<libc::msghdr>>,
-}
-
-struct SendHeader {
-    header: libc::msghdr,
-    iovec: libc::iovec,
-    name: Name,
-}
-
-impl Headers {
-    fn new(frames: usize) -> Self {
-        let iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        let send = || UnsafeCell::new(SendHeader { header: EMPTY_HEADER, iovec, name: Name::ZERO });
-        let receive = libc::msghdr { msg_namelen: Name::BYTES as libc::socklen_t, ..EMPTY_HEADER };
-        Self { sends: (0..frames).map(|_| send()).collect(), receive: Box::new(UnsafeCell::new(receive)) }
-    }
-
-    /// Describes the frame's datagram to the kernel.
-    ///
-    /// # Panics
-    /// When `index` is beyond the frames that this was made for.
-    fn describe(&self, index: usize, frame: &Frame, to: Endpoint) -> *const libc::msghdr {
-        let send = self.sends[index].get();
-        let iov_base = frame.as_ptr().cast_mut().cast();
-        // SAFETY: the cell is this port's own, on this thread only, and its header is not with the
-        // kernel: `sending[index]` was empty. No reference into the cell exists besides this one, which
-        // ends here; the pointers made from `send` stay valid, as nothing moves or borrows the cell
-        // before the send is done.
-        unsafe {
-            (*send).iovec = libc::iovec { iov_base, iov_len: frame.len() };
-            let namelen = (*send).name.set(to);
-            (*send).header = libc::msghdr {
-                msg_name: (&raw mut (*send).name).cast(),
-                msg_namelen: namelen,
-                msg_iov: &raw mut (*send).iovec,
-                msg_iovlen: 1,
-                ..EMPTY_HEADER
-            };
-            &raw const (*send).header
-        }
-    }
-}
-
-/// The ring of buffers that the kernel receives into: entries written here, read by the kernel.
-struct BufferRing {
-    base: NonNull<BufRingEntry>,
-    entries: u16,
-    tail: u16,
-    registered: bool,
-}
-
-impl BufferRing {
-    fn layout(entries: u16) -> Layout {
-        // The kernel wants a page's start; 64 KiB is the largest page there is on Linux.
-        Layout::array::<BufRingEntry>(usize::from(entries))
-            .and_then(|layout| layout.align_to(1 << 16))
-            .expect("at most 32768 entries of 16 bytes")
-    }
-
-    fn new(entries: u16) -> io::Result<Self> {
-        // SAFETY: the layout's size is not zero, there is at least one entry.
-        let memory = unsafe { alloc_zeroed(Self::layout(entries)) };
-        let base = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { base, entries, tail: 0, registered: false })
-    }
-
-    /// Writes the next entry; the kernel sees it after [`BufferRing::publish`].
-    fn add(&mut self, address: *mut u8, bytes: usize, id: u16) {
-        let at = usize::from(self.tail & (self.entries - 1));
-        // SAFETY: `at` is below `entries`, a power of two. The entry is one that the kernel has consumed
-        // or never seen: there are at least as many entries as frames, and a frame is in at most one.
-        // Zeroed memory is a valid entry. Nothing but addr, len and bid is written: in entry 0 the rest
-        // is the tail.
-        let entry = unsafe { self.base.add(at).as_mut() };
-        entry.set_addr(address as u64);
-        entry.set_len(bytes as u32);
-        entry.set_bid(id);
-        self.tail = self.tail.wrapping_add(1);
-    }
-
-    fn publish(&self) {
-        // SAFETY: base is the first entry of the ring and aligned; the tail in it is a u16 that the
-        // kernel reads atomically, and nothing here holds a reference to it now.
-        unsafe {
-            let tail = BufRingEntry::tail(self.base.as_ptr()).cast_mut();
-            AtomicU16::from_ptr(tail).store(self.tail, Ordering::Release);
-        }
-    }
-}
-
-impl BufferRing {
-    fn unregister(&mut self, ring: &IoUring) -> io::Result<()> {
-        if self.registered {
-            ring.submitter().unregister_buf_ring(GROUP)?;
-            self.registered = false;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for BufferRing {
-    fn drop(&mut self) {
-        // While it is registered, the kernel may read it: leak it then.
-        if !self.registered {
-            // SAFETY: allocated in `new` with this layout, and the kernel does not know it any more.
-            unsafe { dealloc(self.base.as_ptr().cast(), Self::layout(self.entries)) }
-        }
     }
 }
 
@@ -418,7 +282,7 @@ impl Uring {
 
     /// Hands free frames to the kernel, all but the reserve, or one if it would have none.
     fn refill(&mut self, pool: &mut FramePool) {
-        let before = self.buffers.tail;
+        let before = self.held_count;
         while pool.available() > self.reserve || self.held_count == 0 {
             let Some(mut frame) = pool.take() else { break };
             let index = frame.index() as usize;
@@ -429,17 +293,15 @@ impl Uring {
                 pool.put(frame);
                 break;
             };
-            // SAFETY: START lies within the slot, as HEADROOM does.
-            let address = unsafe { slot.add(START) };
-            self.buffers.add(
-                address,
-                (bytes - START).min(PREFIX + self.datagram_max + TAILROOM),
-                index as u16,
-            );
+            let room = (bytes - START).min(PREFIX + self.datagram_max + TAILROOM);
+            // SAFETY: START lies within the slot, as HEADROOM does, and `room` ends within it. The frame
+            // is kept in `held`, untouched, until its number comes back or the ring is unregistered; it
+            // is there once, and the ring has an entry for each place in `held`.
+            unsafe { self.buffers.add(slot.add(START), room, index as u16) };
             *place = Some(frame);
             self.held_count += 1;
         }
-        if self.buffers.tail != before {
+        if self.held_count != before {
             self.buffers.publish();
         }
     }
@@ -458,13 +320,9 @@ impl Uring {
             self.generation = self.generation.wrapping_add(1);
             let generation = self.generation;
             let word = Word { generation, op: Op::Receive, index: index as u32 };
-            let entry = opcode::RecvMsgMulti::new(
-                Fixed(index as u32),
-                self.headers.receive.get().cast_const(),
-                GROUP,
-            )
-            .build()
-            .user_data(word.pack());
+            let entry = opcode::RecvMsgMulti::new(Fixed(index as u32), self.headers.receive(), GROUP)
+                .build()
+                .user_data(word.pack());
             if self.push(&entry) {
                 self.listeners[index].armed = Some(generation);
                 queued = true;
@@ -755,7 +613,8 @@ impl Port for Uring {
             } else {
                 self.generation = self.generation.wrapping_add(1);
                 let generation = self.generation;
-                let header = self.headers.describe(index, &frame, to);
+                // SAFETY: no frame is in `sending[index]`, so no send with this header is under way.
+                let header = unsafe { self.headers.describe(index, &frame, to) };
                 let word = Word { generation, op: Op::Send, index: index as u32 };
                 let entry = opcode::SendMsg::new(Fixed(u32::from(listener)), header)
                     .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32)
@@ -844,17 +703,7 @@ fn prepare(
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let mut buffers = BufferRing::new(frames.next_power_of_two() as u16)?;
-    // SAFETY: the ring lies at a page's start, is as long as said, and is freed only when it is no
-    // longer registered.
-    unsafe {
-        ring.submitter().register_buf_ring_with_flags(
-            buffers.base.as_ptr() as u64,
-            buffers.entries,
-            GROUP,
-            0,
-        )?
-    };
-    buffers.registered = true;
+    buffers.register(&ring)?;
     let files: Vec<_> = listeners.iter().map(|listener| listener.socket.as_raw_fd()).collect();
     let registered = if files.is_empty() { Ok(()) } else { ring.submitter().register_files(&files) };
     if let Err(error) = registered {
@@ -885,177 +734,5 @@ fn set_up(submissions: u32, completions: u32, modes: &[Mode]) -> io::Result<(IoU
     result
 }
 
-/// Why there is no `io_uring`, and what to do: one sentence without its full stop.
-pub fn uring_refusal(error: &io::Error) -> String {
-    let reason = match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => match sysctl_disabled() {
-            Some(2) => "io_uring is disabled on this host: set kernel.io_uring_disabled to 0".to_owned(),
-            Some(1) => "io_uring is for privileged processes only on this host: set kernel.io_uring_disabled to 0, or \
-                        run in the group of kernel.io_uring_group"
-                .to_owned(),
-            _ => "io_uring is denied by a seccomp profile or a security module: allow io_uring_setup, \
-                  io_uring_enter and io_uring_register to this container or service"
-                .to_owned(),
-        },
-        Some(libc::ENOSYS) => "this kernel has no io_uring, or a seccomp profile hides it: allow io_uring_setup, \
-                               io_uring_enter and io_uring_register, or run Linux 6.0 or newer"
-            .to_owned(),
-        Some(libc::ENOMEM) => format!(
-            "io_uring may not lock enough memory{}: raise it (LimitMEMLOCK= of the service, or ulimit -l) or lower \
-             limits.frames",
-            memory_lock_limit().map_or(String::new(), |limit| format!(", the limit is {limit}"))
-        ),
-        Some(libc::EINVAL | libc::EOPNOTSUPP) => {
-            "this kernel's io_uring has no multishot receive into provided buffers: run Linux 6.0 or newer".to_owned()
-        }
-        Some(libc::EMFILE | libc::ENFILE) => {
-            "io_uring needs a file descriptor more than this process may open: raise LimitNOFILE= (ulimit -n)".to_owned()
-        }
-        _ => format!("io_uring failed: {error}"),
-    };
-    format!("{reason}; or use plain sockets (io = \"socket\")")
-}
-
-fn sysctl_disabled() -> Option<u32> {
-    std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?.trim().parse().ok()
-}
-
-/// The soft limit, as the kernel writes it.
-fn memory_lock_limit() -> Option<String> {
-    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits.lines().find(|line| line.starts_with("Max locked memory"))?;
-    let soft = line.split_ascii_whitespace().nth(3)?;
-    Some(format!("{soft} bytes"))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_word_comes_back_as_it_went() {
-        for op in [Op::Receive, Op::Send, Op::Cancel] {
-            let word = Word { generation: u32::MAX - 1, op, index: 0x00AB_CDEF };
-            assert_eq!(Word::unpack(word.pack()), Some(word));
-        }
-        assert_eq!(Word::unpack(0), None);
-    }
-
-    /// A ring over one loopback socket, and a socket that sends to it. `None`, said aloud, where
-    /// `io_uring` is denied.
-    fn ring(
-        frames: usize,
-        completions: usize,
-        modes: &[Mode],
-    ) -> Option<(Uring, Burst, std::net::UdpSocket)> {
-        let loopback = "127.0.0.1:0".parse().unwrap();
-        let listeners = super::super::bind_shards(&[loopback], 1, 1 << 20).unwrap().shards.remove(0);
-        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        peer.connect(std::net::SocketAddr::from(listeners[0].addr)).unwrap();
-        let mut burst = Burst::new(FramePool::new(frames, 256));
-        match Uring::shaped(listeners, &mut burst, completions, modes) {
-            Ok(port) => Some((port, burst, peer)),
-            Err(refused) => {
-                eprintln!("SKIPPED: {refused}");
-                None
-            }
-        }
-    }
-
-    fn receive(port: &mut Uring, burst: &mut Burst, count: usize) {
-        let mut received = 0;
-        let mut idle = 0;
-        while received < count {
-            port.recv(burst, Duration::from_millis(20)).unwrap();
-            idle = if burst.rows.is_empty() { idle + 1 } else { 0 };
-            assert!(idle < 500, "{received} of {count}: {port:?}");
-            received += burst.rows.len();
-            burst.clear_rows();
-        }
-        assert_eq!(received, count);
-    }
-
-    #[test]
-    fn a_full_completion_ring_ends_receives_and_they_are_armed_again() {
-        let Some((mut port, mut burst, peer)) = ring(256, 8, &Mode::ALL) else { return };
-        for _ in 0..20 {
-            (0..200).for_each(|_| assert_eq!(peer.send(&[1; 32]).unwrap(), 32));
-            receive(&mut port, &mut burst, 200);
-        }
-        assert!(port.rearms().ended > 0, "{port:?}");
-        port.close(&mut burst).unwrap();
-        burst.clear_rows();
-        assert_eq!(burst.pool.available(), 256);
-    }
-
-    #[test]
-    fn an_empty_buffer_ring_ends_receives_and_they_are_armed_again() {
-        let Some((mut port, mut burst, peer)) = ring(8, 80, &Mode::ALL) else { return };
-        (0..200).for_each(|_| assert_eq!(peer.send(&[1; 32]).unwrap(), 32));
-        receive(&mut port, &mut burst, 200);
-        assert!(port.rearms().empty > 0, "{port:?}");
-        port.close(&mut burst).unwrap();
-        burst.clear_rows();
-        assert_eq!(burst.pool.available(), 8);
-    }
-
-    #[test]
-    fn an_error_ends_no_port() {
-        let Some((mut port, mut burst, peer)) = ring(16, 96, &Mode::ALL) else { return };
-        for round in 1..=10 {
-            // From outside, as a kernel would: the receive ends with ECANCELED.
-            port.cancel(Some(CancelBuilder::any()));
-            port.recv(&mut burst, Duration::ZERO).unwrap();
-            peer.send(&[1; 32]).unwrap();
-            receive(&mut port, &mut burst, 1);
-            assert_eq!(port.rearms().error, round);
-        }
-        port.close(&mut burst).unwrap();
-        burst.clear_rows();
-        assert_eq!(burst.pool.available(), 16);
-    }
-
-    #[test]
-    fn a_stale_word_changes_nothing() {
-        let Some((mut port, mut burst, peer)) = ring(8, 80, &Mode::ALL) else { return };
-        // A completion of an earlier life: a request of no effect that carries its word.
-        for op in [Op::Receive, Op::Send] {
-            let stale = Word { generation: 7_000_000, op, index: 0 };
-            let entry = opcode::Nop::new().build().user_data(stale.pack());
-            assert!(port.push(&entry));
-        }
-        port.recv(&mut burst, Duration::ZERO).unwrap();
-        assert!(port.listeners[0].armed.is_some());
-        assert_eq!((burst.done.len(), port.rearms()), (0, Rearms::default()));
-        peer.send(&[1; 32]).unwrap();
-        receive(&mut port, &mut burst, 1);
-        port.close(&mut burst).unwrap();
-    }
-
-    #[test]
-    fn lesser_rings_serve_as_well() {
-        for mode in Mode::ALL {
-            let Some((mut port, mut burst, peer)) = ring(16, 96, &[mode]) else { return };
-            assert_eq!(port.mode, mode);
-            (0..100).for_each(|_| assert_eq!(peer.send(&[1; 32]).unwrap(), 32));
-            receive(&mut port, &mut burst, 100);
-            port.close(&mut burst).unwrap();
-            burst.clear_rows();
-            assert_eq!(burst.pool.available(), 16);
-        }
-    }
-
-    #[test]
-    fn refusals_name_a_remedy() {
-        for (errno, remedy) in [
-            (libc::EPERM, "io_uring"),
-            (libc::ENOSYS, "seccomp"),
-            (libc::ENOMEM, "LimitMEMLOCK"),
-            (libc::EINVAL, "Linux 6.0"),
-            (libc::EIO, "io_uring failed"),
-        ] {
-            let sentence = uring_refusal(&io::Error::from_raw_os_error(errno));
-            assert!(sentence.contains(remedy) && sentence.contains("io = \"socket\""), "{sentence}");
-        }
-    }
-}
+mod tests;
