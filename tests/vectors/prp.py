@@ -3,6 +3,8 @@
 
     python3 tests/vectors/prp.py            writes both files
     python3 tests/vectors/prp.py --check    exits 1 if the files are not what would be written
+    python3 tests/vectors/prp.py --corpus D writes each datagram to a file of its own in the folder D,
+                                            where a fuzzer starts from
 
 This is an encoder written from the protocol page alone. It shares no code with the engine's codec and
 contains no parser: what a row expects is what its datagram was made from, so that a mistake made
@@ -573,6 +575,13 @@ CMAC_HEAD = """\
 
 
 def main():
+    if sys.argv[1:2] == ["--corpus"]:
+        folder = Path(sys.argv[2])
+        folder.mkdir(parents=True, exist_ok=True)
+        for title, datagram, _ in ROWS:
+            (folder / title).write_bytes(datagram)
+        print(f"{len(ROWS)} datagrams in {folder}")
+        return
     cmac_rows = []
     for size, tag in RFC4493:
         computed = cmac(RFC4493_KEY, RFC4493_MESSAGE[:size]).hex()
