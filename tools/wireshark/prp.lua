@@ -475,17 +475,6 @@ local function dissect(tvb, pinfo, tree)
     #flag_words > 0 and " " .. table.concat(flag_words, ",") or "")
   top:append_text(", " .. label)
 
-  if version ~= VERSION then
-    version_item:add_proto_expert_info(e.version)
-    state.refuse("unsupported-version")
-    if captured > HEADER_LENGTH then top:add(f.rest, tvb(HEADER_LENGTH)) end
-    return finish()
-  end
-  if not KINDS[kind] then
-    kind_item:add_proto_expert_info(e.kind)
-    state.refuse("unsupported-kind")
-  end
-
   local stop = words * 4
   if words < 12 then
     words_item:add_proto_expert_info(e.header_length_below_12)
@@ -497,6 +486,18 @@ local function dissect(tvb, pinfo, tree)
     state.refuse("malformed")
     return finish()
   end
+  -- Every version keeps the header, its length included; what stands behind it is version 1's.
+  if version ~= VERSION then
+    version_item:add_proto_expert_info(e.version)
+    state.refuse("unsupported-version")
+    if captured > HEADER_LENGTH then top:add(f.rest, tvb(HEADER_LENGTH)) end
+    return finish()
+  end
+  if not KINDS[kind] then
+    kind_item:add_proto_expert_info(e.kind)
+    state.refuse("unsupported-kind")
+  end
+
   if stop > captured then
     top:add_proto_expert_info(e.cut_off)
     return finish()
