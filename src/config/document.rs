@@ -208,14 +208,14 @@ impl<'d> Section<'d> {
         Self { document, title, table, offset, asked: Vec::new() }
     }
 
-    /// Where the table starts.
-    pub(crate) const fn offset(&self) -> usize {
-        self.offset
-    }
-
     /// Whether the key is there, rightly written or not.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
+    }
+
+    /// Where the key itself stands, else where the table starts.
+    pub(crate) fn place_of_key(&self, key: &str) -> usize {
+        self.table.get_key_value(key).map_or(self.offset, |(key, _)| key.span().start)
     }
 
     /// Where the key's value stands, else where the table starts.

@@ -14,12 +14,14 @@ const SENTENCE_MAX: usize = 400;
 pub(crate) struct Faults {
     kept: Vec<Diagnostic>,
     more: usize,
+    found: usize,
 }
 
 impl Faults {
     /// One more.
     pub(crate) fn push(&mut self, mut fault: Diagnostic) {
         tame(&mut fault.sentence);
+        self.found += 1;
         self.kept.push(fault);
         if self.kept.len() >= 2 * TOLD {
             self.cut();
@@ -29,19 +31,17 @@ impl Faults {
     /// So many more that nobody will write sentences for.
     pub(crate) fn count(&mut self, more: usize) {
         self.more += more;
+        self.found += more;
+    }
+
+    /// How many so far: by comparing, a reader knows whether what it called found one.
+    pub(crate) const fn found(&self) -> usize {
+        self.found
     }
 
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.kept.is_empty()
-    }
-
-    /// Everything that `other` holds, too.
-    pub(crate) fn append(&mut self, other: Self) {
-        self.more += other.more;
-        for fault in other.kept {
-            self.push(fault);
-        }
     }
 
     fn cut(&mut self) {
