@@ -144,6 +144,8 @@ pub(super) fn keys(path: &Path, faults: &mut Faults) -> Keys {
                 key: Key { id: id.value as u32, value, user: user.map(|at| at.value) },
                 user_place,
             });
+        } else {
+            all_ids = false;
         }
     });
     keys.known = (whole && all_ids).then_some(known);
@@ -289,6 +291,9 @@ pub(super) fn servers(path: &Path, keys: &Keys, faults: &mut Faults, warnings: &
             if prefixes.check(document, prefix, "a prefix has one home, remove it here or there", faults) {
                 homes.insert(prefix.value, row);
                 server.prefixes.push(prefix.value);
+            } else {
+                // Whoever wrote one twice meant another: which, nobody knows yet.
+                prefixes_whole = false;
             }
         }
         if list_whole && server.prefixes.is_empty() && faults.found() == before {
@@ -305,7 +310,8 @@ pub(super) fn servers(path: &Path, keys: &Keys, faults: &mut Faults, warnings: &
         match address {
             Some(at) => {
                 server.address = at.value;
-                addresses.check(document, at, "two servers cannot share it, correct one", faults);
+                addresses_whole &=
+                    addresses.check(document, at, "two servers cannot share it, correct one", faults);
             }
             None => addresses_whole = false,
         }
@@ -355,6 +361,8 @@ pub(super) fn gateways(path: &Path, faults: &mut Faults) -> Gateways {
                 source_v4: source[0],
                 source_v6: source[1],
             });
+        } else {
+            all_names = false;
         }
     });
     Gateways { rows, names: index, whole: whole && all_names }

@@ -123,6 +123,7 @@ impl<'p, R: BufRead> Rows<'p, R> {
     }
 
     fn header(&mut self, faults: &mut Faults) -> bool {
+        let before = faults.found();
         let mut order = vec![ABSENT; self.columns.len()];
         let known = || self.columns.iter().map(|column| column.name).collect::<Vec<_>>().join(", ");
         let row = self.row();
@@ -143,10 +144,9 @@ impl<'p, R: BufRead> Rows<'p, R> {
                 Some(column) => order[column] = index,
             }
         }
-        let mut usable = true;
+        // The first row gives all others their meaning: with a fault in it none is read.
         for (column, index) in self.columns.iter().zip(&order) {
             if column.required && *index == ABSENT {
-                usable = false;
                 faults.push(Diagnostic::new(
                     self.path,
                     self.line,
@@ -157,7 +157,7 @@ impl<'p, R: BufRead> Rows<'p, R> {
         }
         self.width = self.fields.len();
         self.order = order;
-        usable
+        faults.found() == before
     }
 
     /// The next row. Empty lines and lines that start with `#` are none.
@@ -355,9 +355,10 @@ impl<'r> Row<'r> {
 
     fn fault_in(&self, field: Field, sentence: impl Into<String>) -> Diagnostic {
         let at = field.at as usize;
-        let spaces =
-            self.raw.get(at..).unwrap_or_default().iter().take_while(|byte| matches!(byte, b' ' | b'\t'));
-        Diagnostic::new(self.path, self.line, self.column(at + spaces.count()), sentence)
+        let rest = self.raw.get(at..).unwrap_or_default();
+        let spaces = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let blank = matches!(rest.get(spaces), None | Some(b','));
+        Diagnostic::new(self.path, self.line, self.column(if blank { at } else { at + spaces }), sentence)
     }
 
     /// Where a known column stands in this row: its column in characters, from 1.
