@@ -1,5 +1,6 @@
 //! pushplane: a routing engine for carrier Push services.
 
+pub mod capture;
 pub mod clock;
 pub mod config;
 pub mod diagnostic;

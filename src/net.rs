@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use crate::packet::Burst;
 
-pub mod capture;
 mod socket;
 mod udp;
 mod uring;

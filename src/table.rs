@@ -3,5 +3,6 @@
 pub mod generate;
 pub mod rib;
 pub mod source;
+pub mod write;
 
 pub use rib::Rib;
