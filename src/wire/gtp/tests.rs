@@ -34,8 +34,8 @@ fn the_reference_pdu_notification() {
 fn a_real_create_and_its_answer() {
     let request = include_bytes!("../../../tests/captures/live-osmo-ggsn-sgsnemu-push.pcap");
     // Frame 3 starts behind the file header and two frames; see tests/captures.rs for the reader.
-    let at = request.windows(8).position(|window| window == [0x32, 16, 0, 101, 0, 0, 0, 0]).unwrap();
-    let message = parse(&request[at..at + 109]).unwrap();
+    let at = request.windows(8).position(|window| window == [0x32, 16, 0, 105, 0, 0, 0, 0]).unwrap();
+    let message = parse(&request[at..at + 113]).unwrap();
     assert_eq!((message.kind, message.teid), (kind::CREATE_PDP_REQUEST, 0));
     let pdp = Pdp::read(message.ies());
     assert_eq!(pdp.imsi.unwrap().to_string(), "460001234567890");
