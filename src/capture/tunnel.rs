@@ -88,6 +88,8 @@ pub struct Inner<'a> {
     pub to: IpAddr,
     /// Its IP protocol number.
     pub protocol: u8,
+    /// Source and destination port of TCP, UDP or SCTP, unless the packet is a later fragment.
+    pub ports: Option<(u16, u16)>,
     /// The UDP datagram, where it holds or completes one.
     pub datagram: Option<Datagram<'a>>,
 }
@@ -171,7 +173,8 @@ impl Tunnels {
                 return Found::NoPacket(layer);
             };
             let Packet { from, to, protocol, fragment, payload, cut } = packet;
-            let inner = Inner { layer, outer, from, to, protocol, datagram: None };
+            let ports = ports(&packet);
+            let inner = Inner { layer, outer, from, to, protocol, ports, datagram: None };
             if protocol != packet::UDP || cut {
                 *(if cut { &mut self.counts.malformed } else { &mut self.counts.not_udp }) += 1;
                 return Found::Inner(inner);
@@ -260,6 +263,17 @@ impl Tunnels {
             }
             _ => Peeled::Not,
         }
+    }
+}
+
+/// The ports with which TCP, UDP and SCTP start.
+fn ports(packet: &Packet<'_>) -> Option<(u16, u16)> {
+    let first = packet.fragment.is_none_or(|piece| piece.offset == 0);
+    match packet.payload {
+        &[s1, s0, d1, d0, ..] if first && [6, 17, 132].contains(&packet.protocol) => {
+            Some((u16::from_be_bytes([s1, s0]), u16::from_be_bytes([d1, d0])))
+        }
+        _ => None,
     }
 }
 
