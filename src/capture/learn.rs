@@ -19,9 +19,12 @@
 //!    source that only sends to multicast is the terminal.
 //! 3. One side, and not the other, holds an address that 1 or 2 found to be a terminal's.
 //! 4. One side, and not the other, is private as above.
-//! 5. Whoever sent the first packet between the two, from a port of at least 1024 that is higher than
-//!    the other port.
+//! 5. Of the first packet between the two: who is at the port of at least 1024 when the other is
+//!    below; else the sender, if its port is the higher one.
+//! 6. One outer address, and not the other, is a gateway by the rules before, and nowhere the
+//!    terminal's node.
 //!
+//! A link-local address is a user only where its tunnel shows no other of the terminal's.
 //! A tunnel that none decides is reported and yields no terminal.
 //!
 //! **Who owns an address at the end.** Everybody who was a user at any time is one in the tables, so

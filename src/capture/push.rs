@@ -1,11 +1,13 @@
 //! A captured trace as pushes: what it would have been had the sender pushed instead.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::net::IpAddr;
 
 use super::tunnel::{self, Found, Layer, TunnelCounts, Tunnels};
 use super::{Datagram, Reader};
 use crate::id::{Endpoint, PushId};
+use crate::table::Rib;
 
 /// Length of a PRP header without options (PROTOCOL.md).
 const HEADER_BYTES: usize = 48;
@@ -152,6 +154,71 @@ where
     pub const fn reader(&self) -> &Reader<R> {
         &self.reader
     }
+}
+
+/// Who owns an address, by the tables: what [`pushes`] asks when it replays against them.
+///
+/// An address that several realms have is looked up by the gateway that is an end of the tunnel; with
+/// none of them, the lowest realm counts.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Owners {
+    /// Realm, gateway, user, in this order.
+    owners: HashMap<IpAddr, Vec<(u32, Option<IpAddr>, PushId)>>,
+}
+
+impl Owners {
+    /// Takes the private addresses of `rib`. About 80 bytes a user.
+    pub fn new(rib: &Rib) -> Self {
+        let mut segments: HashMap<(u32, IpAddr, u8), IpAddr> = HashMap::new();
+        let mut lengths: Vec<u8> = Vec::new();
+        for segment in &rib.segments {
+            if let Some(gateway) = rib.gateways.get(segment.gateway as usize) {
+                segments.insert((segment.realm, segment.ip, segment.len), gateway.address.ip());
+                lengths.push(segment.len);
+            }
+        }
+        lengths.sort_unstable();
+        lengths.dedup();
+        let mut owners: HashMap<IpAddr, Vec<(u32, Option<IpAddr>, PushId)>> = HashMap::new();
+        for user in &rib.users {
+            let Some(private) = user.private else { continue };
+            let longest = lengths
+                .iter()
+                .rev()
+                .find_map(|&len| segments.get(&(user.realm, masked(private.ip(), len)?, len)).copied());
+            owners.entry(private.ip()).or_default().push((user.realm, longest, user.push_id));
+        }
+        owners.values_mut().for_each(|owners| owners.sort_unstable());
+        Self { owners }
+    }
+
+    /// Who owns `address`, seen in the tunnel `layer`.
+    pub fn owner(&self, address: IpAddr, layer: Option<&Layer>) -> Option<PushId> {
+        let owners = self.owners.get(&address.to_canonical())?;
+        let ends = layer.map(|layer| [layer.from.ip(), layer.to.ip()]);
+        let behind = |gateway: &Option<IpAddr>| {
+            gateway.is_some_and(|gateway| ends.is_some_and(|ends| ends.contains(&gateway)))
+        };
+        let found = owners.iter().find(|(_, gateway, _)| behind(gateway)).or(owners.first());
+        found.map(|(.., user)| *user)
+    }
+}
+
+/// The network of an address; `None` when the length is another family's.
+fn masked(ip: IpAddr, len: u8) -> Option<IpAddr> {
+    if ip.is_ipv4() && len > 32 {
+        return None;
+    }
+    Some(match ip {
+        IpAddr::V4(v4) => {
+            let host = u32::MAX.checked_shr(len.into()).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & !host).into())
+        }
+        IpAddr::V6(v6) => {
+            let host = u128::MAX.checked_shr(len.into()).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & !host).into())
+        }
+    })
 }
 
 /// Whether a datagram is PRP: one of its ports is `port`, it is as long as a header, and its first

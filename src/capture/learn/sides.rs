@@ -107,13 +107,15 @@ impl Side {
     }
 }
 
+/// See [`Sides::talks`].
+type Talks = HashMap<(IpAddr, IpAddr), (u64, Option<IpAddr>)>;
+
 /// What all tunnels carried.
 #[derive(Default)]
 pub(super) struct Sides {
     tunnels: HashMap<(IpAddr, u32), Evidence>,
-    /// Of two hosts in order: when they first spoke, whether the lower one did, and whether from an
-    /// ephemeral port.
-    talks: HashMap<(IpAddr, IpAddr), (u64, bool, bool)>,
+    /// Of two hosts in order: when they first spoke, and which of them seems to be the client.
+    talks: Talks,
 }
 
 impl Sides {
@@ -128,10 +130,8 @@ impl Sides {
         }
         if is_host(gpdu.to) {
             evidence.to.add(gpdu.to, gpdu.port);
-            let ephemeral = gpdu.ports.is_some_and(|(from, to)| from >= 1024 && from > to);
-            let (low, high) = (gpdu.from.min(gpdu.to), gpdu.from.max(gpdu.to));
-            let talk = (gpdu.time_ns, gpdu.from == low, ephemeral);
-            let first = self.talks.entry((low, high)).or_insert(talk);
+            let talk = (gpdu.time_ns, client(gpdu));
+            let first = self.talks.entry((gpdu.from.min(gpdu.to), gpdu.from.max(gpdu.to))).or_insert(talk);
             if talk.0 < first.0 {
                 *first = talk;
             }
@@ -148,30 +148,8 @@ impl Sides {
     ) {
         let mut tunnels: Vec<_> = self.tunnels.into_iter().collect();
         tunnels.sort_by_key(|(_, evidence)| evidence.serial);
-        let mut ways: Vec<Option<Way>> = Vec::with_capacity(tunnels.len());
-        let mut known: HashSet<IpAddr> = terminals.addresses().map(stable).collect();
-        for (end, evidence) in &tunnels {
-            let way = match contexts.of_tunnel(*end) {
-                Some((_, uplink)) => Some(if uplink { Way::Up } else { Way::Down }),
-                None => by_counts(evidence, || format!("TEID {:#010x} to {}", end.1, end.0), findings),
-            };
-            if let Some(way) = way {
-                let side = if way == Way::Up { &evidence.from } else { &evidence.to };
-                known.extend(side.hosts.iter().map(|host| stable(host.0)));
-            }
-            ways.push(way);
-        }
-        for ((end, evidence), way) in tunnels.iter().zip(&ways) {
-            let one_side =
-                |test: &dyn Fn(IpAddr) -> bool| match (evidence.from.any(test), evidence.to.any(test)) {
-                    (true, false) => Some(Way::Up),
-                    (false, true) => Some(Way::Down),
-                    _ => None,
-                };
-            let way = way
-                .or_else(|| one_side(&|ip| known.contains(&stable(ip))))
-                .or_else(|| one_side(&private))
-                .or_else(|| by_talk(evidence, &self.talks));
+        let ways = self::ways(&tunnels, &self.talks, contexts, terminals, findings, private);
+        for ((end, evidence), way) in tunnels.iter().zip(ways) {
             let Some(way) = way else {
                 findings.note(
                     "GTP-U tunnels of which neither side is surely the terminal's, left out",
@@ -191,7 +169,7 @@ impl Sides {
                 Way::Up => (&evidence.from, end.0),
                 Way::Down => (&evidence.to, evidence.outer_from.unwrap_or(end.0)),
             };
-            if side.more || [Family::V4, Family::V6, Family::LinkLocal].iter().any(|of| side.count(*of) > 1) {
+            if side.count(Family::V4) > 1 || side.count(Family::V6) > 1 {
                 findings.note("GTP-U tunnels with more than one terminal", || {
                     format!("TEID {:#010x} to {}: {} addresses", end.1, end.0, side.hosts.len())
                 });
@@ -201,7 +179,10 @@ impl Sides {
                     format!("TEID {:#010x} to {}: {} packets of others", end.1, end.0, side.left_out)
                 });
             }
-            for (address, port) in &side.hosts {
+            // A link-local address is only a user when its terminal shows no other.
+            let only_local = side.hosts.iter().all(|host| family(host.0) == Family::LinkLocal);
+            let users = side.hosts.iter().filter(|host| only_local || family(host.0) != Family::LinkLocal);
+            for (address, port) in users {
                 terminals.user_plane(&gateway.to_canonical(), *address, *port);
             }
         }
@@ -230,14 +211,76 @@ fn by_counts(evidence: &Evidence, name: impl FnOnce() -> String, findings: &mut 
     }
 }
 
-/// Rule 5: who spoke first, from an ephemeral port.
-fn by_talk(evidence: &Evidence, talks: &HashMap<(IpAddr, IpAddr), (u64, bool, bool)>) -> Option<Way> {
-    for (from, _) in &evidence.from.hosts {
-        for (to, _) in &evidence.to.hosts {
-            if let Some((_, low_first, true)) = talks.get(&(*from.min(to), *from.max(to))) {
-                return Some(if *low_first == (from < to) { Way::Up } else { Way::Down });
-            }
+/// Which way each tunnel carries, by the first rule that decides it.
+fn ways(
+    tunnels: &[((IpAddr, u32), Evidence)],
+    talks: &Talks,
+    contexts: &Contexts,
+    terminals: &Terminals,
+    findings: &mut Findings,
+    private: impl Fn(IpAddr) -> bool,
+) -> Vec<Option<Way>> {
+    let mut known: HashSet<IpAddr> = terminals.addresses().map(stable).collect();
+    let mut ways = Vec::with_capacity(tunnels.len());
+    for (end, evidence) in tunnels {
+        let way = match contexts.of_tunnel(*end) {
+            Some((_, uplink)) => Some(if uplink { Way::Up } else { Way::Down }),
+            None => by_counts(evidence, || format!("TEID {:#010x} to {}", end.1, end.0), findings),
+        };
+        if let Some(way) = way {
+            let side = if way == Way::Up { &evidence.from } else { &evidence.to };
+            known.extend(side.hosts.iter().map(|host| stable(host.0)));
+        }
+        ways.push(way);
+    }
+    for ((_, evidence), way) in tunnels.iter().zip(&mut ways) {
+        let only = |test: &dyn Fn(IpAddr) -> bool| one_of(evidence.from.any(test), evidence.to.any(test));
+        *way = way
+            .or_else(|| only(&|ip| known.contains(&stable(ip))))
+            .or_else(|| only(&private))
+            .or_else(|| by_talk(evidence, talks));
+    }
+    let (mut gateways, mut others) = (HashSet::new(), HashSet::new());
+    for ((end, evidence), way) in tunnels.iter().zip(&ways) {
+        let (up, down) = (end.0, evidence.outer_from.unwrap_or(end.0));
+        match way {
+            Some(Way::Up) => _ = (gateways.insert(up), others.insert(down)),
+            Some(Way::Down) => _ = (gateways.insert(down), others.insert(up)),
+            None => {}
         }
     }
-    None
+    let surely = |node: IpAddr| gateways.contains(&node) && !others.contains(&node);
+    for ((end, evidence), way) in tunnels.iter().zip(&mut ways) {
+        *way = way.or_else(|| one_of(surely(end.0), evidence.outer_from.is_some_and(surely)));
+    }
+    ways
+}
+
+/// Up when only the first holds, down when only the second does.
+fn one_of(up: bool, down: bool) -> Option<Way> {
+    match (up, down) {
+        (true, false) => Some(Way::Up),
+        (false, true) => Some(Way::Down),
+        _ => None,
+    }
+}
+
+/// Who of the two seems to have asked.
+fn client(gpdu: &Gpdu) -> Option<IpAddr> {
+    let (from, to) = gpdu.ports?;
+    match (from < 1024, to < 1024) {
+        (true, false) => Some(gpdu.to),
+        (false, _) if from > to => Some(gpdu.from),
+        _ => None,
+    }
+}
+
+/// Rule 5: who asked.
+fn by_talk(evidence: &Evidence, talks: &Talks) -> Option<Way> {
+    let pairs =
+        evidence.from.hosts.iter().flat_map(|from| evidence.to.hosts.iter().map(move |to| (from.0, to.0)));
+    pairs
+        .filter_map(|(from, to)| talks.get(&(from.min(to), from.max(to)))?.1.map(|client| (client, from)))
+        .map(|(client, from)| if client == from { Way::Up } else { Way::Down })
+        .next()
 }
