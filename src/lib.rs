@@ -1,5 +1,6 @@
 //! pushplane: a routing engine for carrier Push services.
 
+pub mod capture;
 pub mod clock;
 pub mod config;
 pub mod diagnostic;
@@ -9,6 +10,7 @@ pub mod net;
 pub mod packet;
 pub mod plane;
 pub mod reason;
+pub mod server;
 mod sync;
 pub mod table;
 pub mod wire;

@@ -13,7 +13,6 @@ use std::time::Duration;
 use crate::packet::Burst;
 
 mod affinity;
-pub mod capture;
 mod socket;
 mod udp;
 mod uring;

@@ -12,6 +12,7 @@ mod rate;
 pub mod rib;
 pub mod source;
 mod validate;
+pub mod write;
 
 pub use generation::{AppView, GatewayView, Tables};
 pub use image::{ArchivedArrays, Image, ImageError, Sizes};
