@@ -187,7 +187,7 @@ impl World {
 
     /// A number below `bound`, which is not zero.
     fn below(&mut self, bound: u32) -> u32 {
-        (u64::from(self.chance.next_u32()) * u64::from(bound) >> 32) as u32
+        ((u64::from(self.chance.next_u32()) * u64::from(bound)) >> 32) as u32
     }
 
     /// True once in `n` times.
