@@ -1,6 +1,7 @@
 //! The `pushplane` command: flags in, library calls, answers out. One file a subcommand.
 
 mod check;
+mod common;
 mod explain;
 mod lab;
 mod listen;
@@ -38,14 +39,18 @@ enum Command {
 enum Stop {
     /// The answer is no: exit status 1. The answer itself was printed.
     No,
+    /// Something that was under way failed: exit status 1, and why.
+    Failed(String),
     /// The command line, a file or an address is wrong: exit status 2, and why.
     Wrong(String),
 }
 
-impl Stop {
-    /// What is wrong with a file that is not of ours, or a folder.
-    fn file(path: &std::path::Path, error: impl std::fmt::Display) -> Self {
-        Self::Wrong(format!("{}: {error}", path.display()))
+impl std::fmt::Display for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::No => Ok(()),
+            Self::Failed(why) | Self::Wrong(why) => f.write_str(why),
+        }
     }
 }
 
@@ -56,7 +61,6 @@ impl From<pushplane::diagnostic::Diagnostics> for Stop {
 }
 
 fn main() -> ExitCode {
-    // A reader that closes its end of a pipe (`| head`) ends the command, quietly.
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
@@ -70,9 +74,20 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Stop::No) => ExitCode::from(1),
+        Err(Stop::Failed(why)) => {
+            eprintln!("{why}");
+            ExitCode::from(1)
+        }
         Err(Stop::Wrong(why)) => {
             eprintln!("{why}");
             ExitCode::from(2)
         }
     }
+}
+
+/// A number that nobody can guess: message identifiers, keys of hashes.
+fn chance() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library's hasher is keyed by the system's randomness.
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }

@@ -4,8 +4,8 @@ use crate::Stop;
 
 /// To come.
 #[derive(clap::Args)]
-pub struct Args {}
+pub(crate) struct Args {}
 
-pub fn run(_: &Args) -> Result<(), Stop> {
+pub(crate) fn run(_: &Args) -> Result<(), Stop> {
     Err(Stop::No)
 }

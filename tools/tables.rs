@@ -4,8 +4,8 @@ use crate::Stop;
 
 /// Table sources and images.
 #[derive(clap::Subcommand)]
-pub enum Command {}
+pub(crate) enum Command {}
 
-pub fn run(_: &Command) -> Result<(), Stop> {
+pub(crate) fn run(_: &Command) -> Result<(), Stop> {
     Err(Stop::No)
 }
