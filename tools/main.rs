@@ -1,6 +1,7 @@
 //! The `pushplane` command: flags in, library calls, answers out. One file a subcommand.
 
 mod check;
+mod client;
 mod common;
 mod explain;
 mod lab;
@@ -90,4 +91,12 @@ fn chance() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // The standard library's hasher is keyed by the system's randomness.
     std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+/// Prints a result. Whoever closed our output does not want it any more: the command ends, quietly.
+fn say(result: &dyn std::fmt::Display) {
+    use std::io::Write;
+    if writeln!(std::io::stdout().lock(), "{result}").is_err() {
+        std::process::exit(0);
+    }
 }
