@@ -148,7 +148,7 @@ impl Sides {
     ) {
         let mut tunnels: Vec<_> = self.tunnels.into_iter().collect();
         tunnels.sort_by_key(|(_, evidence)| evidence.serial);
-        let ways = self::ways(&tunnels, &self.talks, contexts, terminals, findings, private);
+        let ways = ways(&tunnels, &self.talks, contexts, terminals, findings, private);
         for ((end, evidence), way) in tunnels.iter().zip(ways) {
             let Some(way) = way else {
                 findings.note(
