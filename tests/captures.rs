@@ -15,6 +15,7 @@ use pushplane::capture::learn::{LearnOptions, Report, learn, write_sources};
 use pushplane::capture::push::{Owners, PushCounts, PushOptions, pushes};
 use pushplane::capture::tunnel::{Found, TunnelCounts, Tunnels};
 use pushplane::capture::{Counts, Reader};
+use pushplane::id::PushId;
 use pushplane::table::Rib;
 
 /// A capture, and what is expected of it.
@@ -368,7 +369,7 @@ fn the_first_push_is_the_datagram_behind_a_header() {
     assert_eq!((push.frame_number, push.as_it_is), (5, false));
     assert_eq!(push.to.to_string(), "172.16.222.1:40001");
     let mut expected = vec![0x11, 0, 8, 12, 0, 0, 0, 7];
-    expected.extend(0x01_460001234567890_0000000_34567890_u128.to_be_bytes());
+    expected.extend("01460001234567890000000034567890".parse::<PushId>().unwrap().to_bytes());
     expected.extend([0; 16]);
     expected.extend(41u64.to_be_bytes());
     assert_eq!(push.bytes[..48], expected);

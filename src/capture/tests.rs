@@ -104,7 +104,7 @@ fn what_is_no_datagram_is_counted_by_its_cause() {
     let (found, counts) = read(&pcap(101, false, &frames));
     assert_eq!(found.len(), 1);
     assert_eq!((counts.not_udp, counts.malformed, counts.not_ip), (1, 4, 1));
-    assert_eq!(read(&pcap(147, false, &[packet.clone()])).1.unknown_link, 1);
+    assert_eq!(read(&pcap(147, false, std::slice::from_ref(&packet))).1.unknown_link, 1);
     // Cut by a snapshot length: the record says that the frame was longer.
     let mut file = pcap(101, false, &[packet[..30].to_vec(), packet[..10].to_vec()]);
     for original in [36, 36 + 46] {

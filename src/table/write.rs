@@ -144,7 +144,7 @@ fn write_users(out: &mut Out, users: &[User]) -> io::Result<()> {
     for user in users {
         write!(out, "{},", user.push_id)?;
         number(out, user.device.into(), 0)?;
-        number(out, user.realm.into(), 0)?;
+        number(out, user.realm, 0)?;
         endpoint(out, user.private)?;
         endpoint(out, user.nat)?;
         if let Some(imsi) = user.imsi {

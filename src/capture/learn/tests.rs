@@ -141,7 +141,7 @@ fn an_address_that_changes_hands_is_the_last_owners() {
     assert_eq!((report.control.created, report.control.deleted), (2, 1));
     assert_eq!((report.users.without_address, report.users.ended, report.users.total), (1, 0, 2));
     assert_eq!(rib.names.len(), 2);
-    assert_eq!(rib.users[1].push_id, PushId(0x01_460001234567891_0000000_34567891));
+    assert_eq!(rib.users[1].push_id, "01460001234567891000000034567891".parse::<PushId>().unwrap());
 }
 
 #[test]
