@@ -1,7 +1,14 @@
 //! The configuration of one Push server: `pushplane.toml` (`INTERFACE.md`, "Configuration"), with
 //! every limit, its unit, its default and its arithmetic.
 
+pub(crate) mod address;
+pub(crate) mod document;
+pub(crate) mod faults;
+mod load;
+
 use std::path::PathBuf;
+
+pub use load::Places;
 
 use crate::id::Endpoint;
 

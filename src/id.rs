@@ -348,8 +348,11 @@ impl FromStr for Mac {
     }
 }
 
-/// An IPv4 range and an IPv6 range hold host bits: the prefix that was meant, for the message that
-/// refuses it (`INTERFACE.md`, ruling 20).
+/// An IPv4 or IPv6 prefix and its length. One with host bits set is refused, with the prefix that was
+/// probably meant (`INTERFACE.md`, ruling 20).
+///
+/// # Errors
+/// What was expected and found.
 pub fn parse_ip_prefix(text: &str) -> Result<(IpAddr, u8), ParseError> {
     let Some((ip, len)) = text.split_once('/') else {
         return expected("a prefix like 10.1.0.0/16 or 2001:db8::/32", text);

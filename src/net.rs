@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use crate::packet::Burst;
 
+mod affinity;
 mod socket;
 mod udp;
 mod uring;
 
-// pub use socket::{BindError, Listener, bind_shards};
-// pub use udp::Udp;
-// pub use uring::Uring;
+pub use affinity::{AffinityError, Placement, allowed_cpus, choose_cpus, pin};
+pub use socket::{BindError, Bound, Listener, bind_shards};
+pub use udp::Udp;
+pub use uring::{Rearms, Refused, Uring, uring_refusal};
 
 /// A hold on the network.
 pub trait Port {
@@ -50,4 +52,14 @@ pub trait Port {
     /// # Errors
     /// When the kernel does not give everything back.
     fn close(&mut self, burst: &mut Burst) -> io::Result<()>;
+}
+
+/// How many frames a port leaves in the pool for the caller's copies: a quarter.
+fn reserve(burst: &Burst) -> usize {
+    burst.pool.capacity() / 4
+}
+
+/// What a port says that was closed.
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the port is closed")
 }

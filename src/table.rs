@@ -1,8 +1,20 @@
-//! Tables: source files become a [`Rib`], which is compiled into one image.
+//! Tables: source files become a [`Rib`], which is compiled into one [`Image`].
 
+pub mod binding;
+mod compile;
 pub mod generate;
+mod generation;
+mod image;
+pub mod lpm;
+pub mod memory;
+pub mod publish;
+mod rate;
 pub mod rib;
 pub mod source;
+mod validate;
 pub mod write;
 
+pub use generation::{AppView, GatewayView, Tables};
+pub use image::{ArchivedArrays, Image, ImageError, Sizes};
+pub use rate::Rate;
 pub use rib::Rib;

@@ -17,6 +17,7 @@ use pushplane::capture::tunnel::{Found, TunnelCounts, Tunnels};
 use pushplane::capture::{Counts, Reader};
 use pushplane::id::PushId;
 use pushplane::table::Rib;
+use pushplane::table::source::load;
 
 /// A capture, and what is expected of it.
 struct Golden {
@@ -330,6 +331,12 @@ fn every_capture_gives_what_tshark_says() {
         assert_eq!((inner, tunnels.counts().not_udp), (golden.inner, golden.inner_others), "{file}");
 
         let (rib, report) = learned(file);
+        // What is written is what the loader reads.
+        let dir = tempfile::tempdir().unwrap();
+        write_sources(dir.path(), &rib).unwrap();
+        let loaded = load(dir.path()).unwrap_or_else(|faults| panic!("{file}: {faults}"));
+        assert_eq!(loaded.rib, rib, "{file}");
+        assert_eq!(loaded.warnings, [], "{file}");
         assert_eq!(users(&rib), golden.users, "{file}\n{report}");
         assert_eq!(report.users.total, golden.users.len() as u64, "{file}");
         let (pushed, tunnels, read) = replayed(&bytes, &rib);
@@ -452,7 +459,7 @@ fn mutations_never_panic_and_are_accounted_for() {
     };
     for golden in GOLDEN.iter().filter(|golden| golden.frames < 40) {
         let original = fs::read(captures().join(golden.file)).unwrap();
-        for _ in 0..300 {
+        for round in 0..300 {
             let mut bytes = original.clone();
             for _ in 0..=next() % 8 {
                 let at = next() % bytes.len();
@@ -471,6 +478,12 @@ fn mutations_never_panic_and_are_accounted_for() {
             let (rib, report) = learner.finish();
             assert_eq!(report.users.total, rib.users.len() as u64);
             users(&rib);
+            if round % 20 == 0 {
+                let dir = tempfile::tempdir().unwrap();
+                write_sources(dir.path(), &rib).unwrap();
+                let loaded = load(dir.path()).unwrap_or_else(|faults| panic!("{}: {faults}", golden.file));
+                assert_eq!(loaded.rib, rib);
+            }
             replayed(&bytes, &rib);
         }
     }

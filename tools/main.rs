@@ -1,3 +1,78 @@
-//! The `pushplane` command.
+//! The `pushplane` command: flags in, library calls, answers out. One file a subcommand.
 
-fn main() {}
+mod check;
+mod explain;
+mod lab;
+mod listen;
+mod replay;
+mod send;
+mod serve;
+mod tables;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A routing engine for carrier Push services.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Check(check::Args),
+    #[command(subcommand)]
+    Tables(tables::Command),
+    Explain(explain::Args),
+    Send(send::Args),
+    Listen(listen::Args),
+    Replay(replay::Args),
+    Lab(lab::Args),
+}
+
+/// How a command ends other than well.
+enum Stop {
+    /// The answer is no: exit status 1. The answer itself was printed.
+    No,
+    /// The command line, a file or an address is wrong: exit status 2, and why.
+    Wrong(String),
+}
+
+impl Stop {
+    /// What is wrong with a file that is not of ours, or a folder.
+    fn file(path: &std::path::Path, error: impl std::fmt::Display) -> Self {
+        Self::Wrong(format!("{}: {error}", path.display()))
+    }
+}
+
+impl From<pushplane::diagnostic::Diagnostics> for Stop {
+    fn from(diagnostics: pushplane::diagnostic::Diagnostics) -> Self {
+        Self::Wrong(diagnostics.to_string())
+    }
+}
+
+fn main() -> ExitCode {
+    // A reader that closes its end of a pipe (`| head`) ends the command, quietly.
+    let result = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Tables(command) => tables::run(&command),
+        Command::Explain(args) => explain::run(&args),
+        Command::Send(args) => send::run(&args),
+        Command::Listen(args) => listen::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Lab(args) => lab::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop::No) => ExitCode::from(1),
+        Err(Stop::Wrong(why)) => {
+            eprintln!("{why}");
+            ExitCode::from(2)
+        }
+    }
+}

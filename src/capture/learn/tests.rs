@@ -111,7 +111,12 @@ impl Scene {
         let mut learner = Learner::new(options);
         let file = self.writer.finish().unwrap();
         learner.take("scene", Reader::new(&file[..]).unwrap());
-        learner.finish()
+        let (rib, report) = learner.finish();
+        let dir = tempfile::tempdir().unwrap();
+        write_sources(dir.path(), &rib).unwrap();
+        let loaded = crate::table::source::load(dir.path()).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(loaded.rib, rib);
+        (rib, report)
     }
 }
 

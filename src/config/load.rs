@@ -1,0 +1,373 @@
+//! `pushplane.toml` → [`Config`].
+
+use std::path::{Path, PathBuf};
+
+use toml::de::DeValue;
+
+use super::address::{address, any_address};
+use super::document::{At, Document, Section, boolean, describe, name, number, parsed, string};
+use super::faults::Faults;
+use super::{Config, Io, Limits, Policy, RegisterPolicy, Shards};
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::id::Endpoint;
+
+/// The port of PRP.
+const PORT: u16 = 17400;
+
+/// Where in `pushplane.toml` the values stand that are later held against the tables: line and
+/// column, both from 1. A value that is absent has the place of its table.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Places {
+    /// The file.
+    pub file: PathBuf,
+    /// `server.name`.
+    pub name: (usize, usize),
+    /// `server.listen`.
+    pub listen: (usize, usize),
+    /// `policy.require_auth`.
+    pub require_auth: (usize, usize),
+}
+
+impl Places {
+    /// A diagnostic at one of these places.
+    pub fn fault(&self, place: (usize, usize), sentence: impl Into<String>) -> Diagnostic {
+        Diagnostic::new(&self.file, place.0, place.1, sentence)
+    }
+}
+
+impl Config {
+    /// Reads and checks a configuration file; paths in it are relative to its folder.
+    ///
+    /// # Errors
+    ///
+    /// Every fault of the file, by line and column; never an empty list.
+    pub fn load(path: &Path) -> Result<Self, Diagnostics> {
+        Self::load_with_places(path).map(|(config, _)| config)
+    }
+
+    /// As [`Config::load`], with the places that [`crate::table::source::check_against`] needs to
+    /// say what in the file disagrees with the tables.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn load_with_places(path: &Path) -> Result<(Self, Places), Diagnostics> {
+        match Document::read(path) {
+            Ok(Some(document)) => read(&document),
+            Ok(None) => Err(Diagnostics(vec![Diagnostic::new(
+                path,
+                1,
+                1,
+                "expected a configuration file, found none; write it, or name another one",
+            )])),
+            Err(fault) => Err(Diagnostics(vec![fault])),
+        }
+    }
+
+    /// As [`Config::load_with_places`], from bytes; `path` is only what the file is called.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<(Self, Places), Diagnostics> {
+        read(&Document::from_bytes(path, bytes).map_err(|fault| Diagnostics(vec![fault]))?)
+    }
+}
+
+fn read(document: &Document) -> Result<(Config, Places), Diagnostics> {
+    let mut faults = Faults::default();
+    let Some(root) = document.parse(&mut faults) else {
+        return Err(Diagnostics(faults.into_vec()));
+    };
+    let mut top = Section::new(document, "the file".to_owned(), &root, 0);
+    let mut places = Places { file: document.path().to_owned(), ..Places::default() };
+    let mut config = None;
+    if let Some(section) = table(document, &mut top, "server", &mut faults) {
+        places.name = document.place(section.place_of("name"));
+        places.listen = document.place(section.place_of("listen"));
+        config = server(section, &mut faults);
+    } else if !top.has("server") {
+        faults.push(top.fault("expected a table [server], found none; add it with at least name and listen"));
+    }
+    places.require_auth = places.name;
+    let mut policy = Policy::default();
+    if let Some(section) = table(document, &mut top, "policy", &mut faults) {
+        places.require_auth = document.place(section.place_of("require_auth"));
+        policy = read_policy(section, &mut faults);
+    }
+    let mut limits = Limits::default();
+    if let Some(section) = table(document, &mut top, "limits", &mut faults) {
+        limits = read_limits(section, &mut faults);
+    }
+    top.finish(&mut faults);
+    match (faults.into_result(()), config) {
+        (Ok(()), Some(config)) => Ok((Config { policy, limits, ..config }, places)),
+        (Err(faults), _) => Err(faults),
+        (Ok(()), None) => Err(Diagnostics(vec![document.fault(0, "expected a table [server]")])),
+    }
+}
+
+fn table<'d>(
+    document: &'d Document,
+    top: &mut Section<'d>,
+    key: &'static str,
+    faults: &mut Faults,
+) -> Option<Section<'d>> {
+    let value = top.get(key)?;
+    match value.get_ref() {
+        DeValue::Table(table) => Some(Section::new(document, format!("[{key}]"), table, value.span().start)),
+        other => {
+            let sentence =
+                format!("expected a table, found {}; write [{key}] on a line of its own", describe(other));
+            faults.push(document.fault(value.span().start, sentence));
+            None
+        }
+    }
+}
+
+fn server(mut section: Section<'_>, faults: &mut Faults) -> Option<Config> {
+    let server_name = section.required(faults, "name", "name = \"…\", one of servers.toml", name);
+    let folder = section.folder();
+    let path = |value: &DeValue<'_>| match string(value)? {
+        text if text.is_empty() || text.contains('\0') => {
+            Err("expected a path, found an empty one".to_owned())
+        }
+        text => Ok(folder.join(text)),
+    };
+    let listen = listen(&mut section, faults);
+    let tables = section.optional(faults, "tables", path);
+    let state = section.optional(faults, "state", path);
+    let control = section.optional(faults, "control", path);
+    let shards = section.optional(faults, "shards", shards);
+    let metrics = section.optional(faults, "metrics", parsed(|text| any_address(text, Some(9400))));
+    let hlr = section.optional(faults, "hlr", parsed(|text| address(text, None)));
+    let io = section.optional(faults, "io", |value| {
+        choice(value, &[("auto", Io::Auto), ("io_uring", Io::Uring), ("socket", Io::Socket)])
+    });
+    section.finish(faults);
+    let value =
+        |path: Option<At<PathBuf>>, default: &str| path.map_or_else(|| folder.join(default), |at| at.value);
+    Some(Config {
+        name: server_name?.value,
+        listen: listen?,
+        tables: value(tables, "tables"),
+        state: value(state, "state"),
+        shards: shards.map_or(Shards::Auto, |at| at.value),
+        control: value(control, "control.sock"),
+        metrics: metrics.map(|at| at.value),
+        hlr: hlr.map(|at| at.value),
+        io: io.map_or(Io::Auto, |at| at.value),
+        policy: Policy::default(),
+        limits: Limits::default(),
+    })
+}
+
+fn listen(section: &mut Section<'_>, faults: &mut Faults) -> Option<Vec<Endpoint>> {
+    if !section.has("listen") {
+        section.required(faults, "listen", "listen = [\"ADDRESS:17400\"]", |_| Ok(()));
+        return None;
+    }
+    let items = section.list(faults, "listen", true, |text| {
+        let endpoint = any_address(text, Some(PORT))?;
+        if endpoint.ip().is_unspecified() {
+            return Err(format!(
+                "expected the addresses themselves, found {text}, which stands for all of them; a reply must leave \
+                 from the address that was written to, so name each address"
+            ));
+        }
+        address(text, Some(PORT))
+    })?;
+    let mut listen: Vec<Endpoint> = Vec::with_capacity(items.len());
+    for item in &items {
+        if listen.contains(&item.value) {
+            let sentence =
+                format!("listen: expected each address once, found {} again; remove it", item.value);
+            faults.push(section.fault_at(item.offset, sentence));
+        }
+        listen.push(item.value);
+    }
+    if listen.is_empty() && faults.is_empty() {
+        let sentence = "listen: expected at least one address, found none; add one like \"192.0.2.1:17400\"";
+        faults.push(section.fault_at(section.place_of("listen"), sentence));
+    }
+    Some(listen)
+}
+
+fn shards(value: &DeValue<'_>) -> Result<Shards, String> {
+    const MAX: u64 = 1024;
+    match value {
+        DeValue::String(text) if text == "auto" => Ok(Shards::Auto),
+        DeValue::Integer(_) => number(1..=MAX)(value).map(|count| Shards::Count(count as usize)),
+        DeValue::Array(items) if !items.is_empty() && items.len() as u64 <= MAX => {
+            let mut cpus = Vec::with_capacity(items.len());
+            for item in items {
+                let cpu = number(0..=4095)(item.get_ref())? as usize;
+                if cpus.contains(&cpu) {
+                    return Err(format!("expected each CPU once, found {cpu} again; remove it"));
+                }
+                cpus.push(cpu);
+            }
+            Ok(Shards::Cpus(cpus))
+        }
+        DeValue::Array(items) => Err(format!("expected 1 to {MAX} CPUs, found a list of {}", items.len())),
+        other => Err(format!(
+            "expected \"auto\", a number of shards or a list of CPUs like [2, 3], found {}",
+            describe(other)
+        )),
+    }
+}
+
+/// One of a few words.
+fn choice<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Result<T, String> {
+    let found = string(value)?;
+    words.iter().find(|(word, _)| *word == found).map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let words: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+        format!("expected {}, found {found:?}", words.join(" or "))
+    })
+}
+
+fn read_policy(mut section: Section<'_>, faults: &mut Faults) -> Policy {
+    let default = Policy::default();
+    let mut flag = |key, default| section.optional(faults, key, boolean).map_or(default, |at| at.value);
+    let known_sources = flag("known_sources", default.known_sources);
+    let require_auth = flag("require_auth", default.require_auth);
+    let rejects = flag("rejects", default.rejects);
+    let words = [
+        ("signed", RegisterPolicy::Signed),
+        ("segment", RegisterPolicy::Segment),
+        ("any", RegisterPolicy::Any),
+    ];
+    let register = section.optional(faults, "register", |value| choice(value, &words));
+    section.finish(faults);
+    Policy {
+        known_sources,
+        require_auth,
+        rejects,
+        register: register.map_or(default.register, |at| at.value),
+    }
+}
+
+fn read_limits(mut section: Section<'_>, faults: &mut Faults) -> Limits {
+    let default = Limits::default();
+    let mut limit = |key, default: usize, range| {
+        section.optional(faults, key, number(range)).map_or(default, |at| at.value as usize)
+    };
+    let limits = Limits {
+        datagram_max: limit("datagram_max", default.datagram_max, 1472..=65507),
+        frames: limit("frames", default.frames, 64..=1 << 15),
+        receipts: limit("receipts", default.receipts, 1..=1 << 26),
+        replays: limit("replays", default.replays, 1..=1 << 30),
+        reject_sources: limit("reject_sources", default.reject_sources, 1..=1 << 24),
+        receive_buffer: limit("receive_buffer", default.receive_buffer, 4096..=1 << 30),
+    };
+    section.finish(faults);
+    limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<(Config, Places), String> {
+        Config::from_bytes(Path::new("etc/pushplane.toml"), text.as_bytes().to_vec())
+            .map_err(|faults| faults.to_string())
+    }
+
+    #[test]
+    fn the_least_that_must_be_said() {
+        let (config, places) = load("[server]\nname = \"mobile-1\"\nlisten = \"127.0.0.1\"\n").unwrap();
+        assert_eq!(config.name, "mobile-1");
+        assert_eq!(config.listen, ["127.0.0.1:17400".parse().unwrap()]);
+        assert_eq!(config.tables, Path::new("etc/tables"));
+        assert_eq!(config.state, Path::new("etc/state"));
+        assert_eq!(config.control, Path::new("etc/control.sock"));
+        assert_eq!((config.metrics, config.hlr), (None, None));
+        assert_eq!((config.shards, config.io), (Shards::Auto, Io::Auto));
+        assert_eq!((config.policy, config.limits), (Policy::default(), Limits::default()));
+        assert_eq!((places.name, places.listen, places.require_auth), ((2, 8), (3, 10), (2, 8)));
+    }
+
+    #[test]
+    fn everything_that_can_be_said() {
+        let (config, places) = load(concat!(
+            "\u{feff}[server]\r\nname = \"mobile-1\"\r\nlisten = [\"127.0.0.1:17400\", \"[::1]:1\"]\r\n",
+            "tables = \"/var/t.ppt\"\nstate = \"../s\"\nshards = [2, 3]\ncontrol = \"c\"\nio = \"socket\"\n",
+            "metrics = \"0.0.0.0:9400\"\nhlr = \"127.0.0.9:1\"\n",
+            "[policy]\nknown_sources = true\nrequire_auth = true\nrejects = false\nregister = \"signed\"\n",
+            "[limits]\ndatagram_max = 9_000\nframes = 0x80\nreceipts = 1\nreplays = 2\nreject_sources = 3\n",
+            "receive_buffer = 4096\n",
+        ))
+        .unwrap();
+        assert_eq!(config.tables, Path::new("/var/t.ppt"));
+        assert_eq!(config.state, Path::new("etc/../s"));
+        assert_eq!(config.shards, Shards::Cpus(vec![2, 3]));
+        assert_eq!(config.listen.len(), 2);
+        assert_eq!((config.limits.datagram_max, config.limits.frames), (9000, 128));
+        assert_eq!(config.policy.register, RegisterPolicy::Signed);
+        assert_eq!((config.io, places.require_auth), (Io::Socket, (13, 16)));
+    }
+
+    #[test]
+    fn every_fault_says_where_and_what() {
+        let good = "[server]\nname = \"m\"\nlisten = [\"127.0.0.1:1\"]\n";
+        for (text, place, words) in [
+            ("", "1:1", "expected a table [server]"),
+            ("server = 1", "1:10", "write [server]"),
+            ("[server]\nname = \"m\"\n", "1:1", "expected the key listen"),
+            ("[server]\nlisten = \"127.0.0.1\"\n", "1:1", "expected the key name"),
+            ("[server]\nname = \"\"\nlisten = \"127.0.0.1\"\n", "2:8", "empty"),
+            ("[server]\nname = 3\nlisten = \"127.0.0.1\"\n", "2:8", "expected a string, found 3"),
+            ("[server]\nname = \"m\"\nlisten = []\n", "3:10", "at least one address"),
+            ("[server]\nname = \"m\"\nlisten = 3\n", "3:10", "a string or a list of strings"),
+            (
+                "[server]\nname = \"m\"\nlisten = [\"127.0.0.1\", \"0.0.0.0:1\"]\n",
+                "3:24",
+                "name each address",
+            ),
+            ("[server]\nname = \"m\"\nlisten = [\"[::]:17400\"]\n", "3:11", "name each address"),
+            ("[server]\nname = \"m\"\nlisten = [\"127.0.0.1:0\"]\n", "3:11", "port from 1 to 65535"),
+            ("[server]\nname = \"m\"\nlisten = [\"127.0.0.1:1\", \"127.0.0.1:1\"]\n", "3:26", "again"),
+            ("[server]\nname = \"m\"\nlisten = [\"localhost:1\"]\n", "3:11", "expected an address"),
+            ("[server\n", "1:8", "not TOML"),
+            (&format!("{good}shards = 0\n"), "4:10", "from 1 to 1024"),
+            (&format!("{good}shards = \"many\"\n"), "4:10", "a list of CPUs"),
+            (&format!("{good}shards = []\n"), "4:10", "1 to 1024 CPUs"),
+            (&format!("{good}shards = [1, 1]\n"), "4:10", "1 again"),
+            (&format!("{good}shards = [-1]\n"), "4:10", "0 to 4095"),
+            (&format!("{good}datagram_max = 2048\n"), "4:1", "unknown key \"datagram_max\" in [server]"),
+            (&format!("{good}io = \"dpdk\"\n"), "4:6", "\"io_uring\""),
+            (&format!("{good}hlr = \"127.0.0.1\"\n"), "4:7", "add the port"),
+            (&format!("{good}tables = \"\"\n"), "4:10", "a path"),
+            (&format!("{good}metrics = \"here\"\n"), "4:11", "expected an address"),
+            (&format!("{good}name = \"n\"\n"), "4:1", "duplicate key"),
+            (&format!("{good}[policy]\nregister = \"all\"\n"), "5:12", "\"segment\""),
+            (&format!("{good}[policy]\nrejects = 1\n"), "5:11", "true or false"),
+            (&format!("{good}[policy]\nsigned = true\n"), "5:1", "unknown key"),
+            (&format!("{good}[limits]\ndatagram_max = 1000\n"), "5:16", "from 1472 to 65507"),
+            (&format!("{good}[limits]\nframes = 1.5\n"), "5:10", "whole number"),
+            (&format!("{good}[limit]\nframes = 1\n"), "4:2", "unknown key \"limit\""),
+        ] {
+            let found = load(text).expect_err(text);
+            assert!(found.starts_with(&format!("etc/pushplane.toml:{place}: ")), "{text}\n{found}");
+            assert!(found.contains(words) && found.lines().count() == 1, "{text}\n{found}");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once_in_order() {
+        let found =
+            load("[limits]\nframes = 1\n[server]\nshards = 0\nfoo = 1\nlisten = [\"0.0.0.0\", \"::\"]\n");
+        let places: Vec<String> = found
+            .unwrap_err()
+            .lines()
+            .map(|line| line.split(": ").next().unwrap().replace("etc/pushplane.toml:", ""))
+            .collect();
+        assert_eq!(places, ["2:10", "3:1", "4:10", "5:1", "6:11", "6:22"]);
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_one_fault() {
+        let faults = Config::load(Path::new("/nowhere/pushplane.toml")).unwrap_err();
+        assert!(faults.to_string().starts_with("/nowhere/pushplane.toml:1:1: expected a configuration file"));
+    }
+}

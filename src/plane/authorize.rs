@@ -1,0 +1,208 @@
+//! Second stage: whether the sender may (PROTOCOL.md, step 2 and ruling 11 for the order).
+
+use super::parse::is_taken;
+use super::replay::Seen;
+use super::{Cell, Plane, Site, Trace, Verdict};
+use crate::clock::Now;
+use crate::id::{Endpoint, PushId};
+use crate::packet::{Burst, Class};
+use crate::reason::Reason;
+use crate::table::rib::Rule;
+use crate::table::{AppView, Tables};
+use crate::wire::prp::auth::Auth;
+use crate::wire::prp::{Kind, Message, flag};
+
+impl Plane {
+    pub(super) fn authorize(
+        &mut self,
+        site: &Site,
+        tables: &Tables,
+        now: Now,
+        burst: &Burst,
+        trace: &mut impl Trace,
+    ) {
+        for (at, (cell, row)) in self.cells.iter_mut().zip(&burst.rows).enumerate() {
+            let (Some(message), Some(frame)) = (cell.message, &row.frame) else { continue };
+            let bytes = frame.bytes();
+            cell.peer = tables.peer(row.from);
+            let sender =
+                Sender { site, tables, now, from: row.from, peer: cell.peer, message: &message, bytes };
+            if let Err(reason) = sender.authorize(cell, at, trace) {
+                cell.verdict = Verdict::Drop(reason);
+                trace.step(at, || format!("{reason}: {}", reason.text()));
+            }
+        }
+    }
+}
+
+/// One message, who sent it, and what is needed to judge it.
+struct Sender<'a> {
+    site: &'a Site,
+    tables: &'a Tables,
+    now: Now,
+    from: Endpoint,
+    peer: Option<u32>,
+    message: &'a Message,
+    bytes: &'a [u8],
+}
+
+impl Sender<'_> {
+    fn authorize(&self, cell: &mut Cell, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
+        let Message { kind, header, options, .. } = self.message;
+        if !is_taken(*kind) {
+            return Err(Reason::UnsupportedKind);
+        }
+        if let Some(peer) = self.peer {
+            trace.step(at, || format!("from the Push server {}", self.tables.server_name(peer)));
+        }
+        let app = match kind {
+            Kind::Push => {
+                let app = self.tables.app(header.app).ok_or(Reason::ApplicationNotAllowed)?;
+                trace.step(at, || format!("application {} ({}) is on the allowlist", header.app, app.name()));
+                self.check_address(app, at, trace)?;
+                Some(app)
+            }
+            _ => None,
+        };
+        cell.signed_by = self.check_auth(app, at, trace)?;
+        if let Some(key) = cell.signed_by {
+            self.check_replay(key)?;
+        }
+        if let Some(app) = app {
+            self.check_source(app, at, trace)?;
+            if app.rate().is_some_and(|rate| !rate.take(self.now.mono_ns)) {
+                return Err(Reason::RateLimited);
+            }
+            cell.class = Some(self.class(app));
+            cell.sets_priority = app.rule() == Rule::Priority;
+        }
+        match options.deadline(self.bytes) {
+            Some(deadline) if deadline < self.now.unix_ms => Err(Reason::Expired),
+            _ => Ok(()),
+        }
+    }
+
+    /// The application's rule; a server's PRIORITY is believed, since it judged the sender itself.
+    fn class(&self, app: AppView<'_>) -> Class {
+        match app.rule() {
+            Rule::MinDelay => Class::MinDelay,
+            Rule::Priority => Class::Priority,
+            Rule::Normal if self.peer.is_some() && self.message.has(flag::PRIORITY) => Class::Priority,
+            Rule::Normal => Class::Normal,
+        }
+    }
+
+    fn check_address(&self, app: AppView<'_>, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
+        if !app.has_sources() {
+            trace.step(at, || "anyone may push for it".to_owned());
+            return Ok(());
+        }
+        let judged = match self.peer {
+            // The server judged its sender; here only what it passed on is judged again (ruling 2).
+            Some(_) => match self.message.options.source_address(self.bytes) {
+                Some(source) => source,
+                None => return Ok(()),
+            },
+            None => self.from,
+        };
+        if app.in_sources(judged) {
+            trace.step(at, || format!("{judged} is in the application's sources"));
+            return Ok(());
+        }
+        if self.peer.is_none() && app.takes_users() && self.is_terminal() {
+            trace.step(at, || format!("{judged} is a terminal of the source"));
+            return Ok(());
+        }
+        Err(Reason::SourceAddressNotAllowed)
+    }
+
+    /// Whether the source has a live binding whose address the datagram came from, or came through
+    /// the gateway of (INTERFACE.md, ruling 3). A private address belongs to one user whatever its
+    /// port; of a public one the port counts too, since users share it.
+    fn is_terminal(&self) -> bool {
+        let from = self.from;
+        let arrays = self.tables.arrays();
+        let source = self.message.header.source;
+        if source.is_none() {
+            return false;
+        }
+        self.tables.terminals(source).iter().filter(|line| line.is_live(self.now.unix_s())).any(|line| {
+            let is_gateway = |private| {
+                let gateway = self.tables.gateway(line.realm(), private);
+                gateway.is_some_and(|gateway| {
+                    self.tables.gateway_view(gateway).address().octets() == from.octets()
+                })
+            };
+            line.nat(arrays.nat6()) == Some(from)
+                || line.private().is_some_and(|own| own.octets() == from.octets() || is_gateway(own))
+        })
+    }
+
+    /// The index of the key whose signature is right; an error when one is missing or wrong.
+    fn check_auth(
+        &self,
+        app: Option<AppView<'_>>,
+        at: usize,
+        trace: &mut impl Trace,
+    ) -> Result<Option<u32>, Reason> {
+        let Message { header, options, .. } = self.message;
+        let peer_key = self.peer.and_then(|peer| self.tables.server_key(peer));
+        let app_key = app.and_then(|app| app.key());
+        // Whose key it must be, where that is laid down.
+        let wanted = match self.peer {
+            Some(_) => peer_key,
+            None => app_key,
+        };
+        let Some(auth) = Auth::of(options, self.bytes) else {
+            let needed = wanted.is_some() || self.site.policy.require_auth;
+            return if needed { Err(Reason::AuthenticationFailed) } else { Ok(None) };
+        };
+        let key = self.tables.key_index(auth.key).ok_or(Reason::AuthenticationFailed)?;
+        let belongs = match wanted {
+            Some(wanted) => key == wanted,
+            None => app_key == Some(key) || self.tables.user_key(header.source) == Some(key),
+        };
+        let schedule = self.tables.key(key).filter(|_| belongs).ok_or(Reason::AuthenticationFailed)?;
+        if !schedule.verify(self.bytes, &auth) {
+            return Err(Reason::AuthenticationFailed);
+        }
+        trace.step(at, || format!("rightly signed with key {}", auth.key));
+        Ok(Some(key))
+    }
+
+    fn check_replay(&self, key: u32) -> Result<(), Reason> {
+        let Message { header, options, .. } = self.message;
+        let fresh = Auth::of(options, self.bytes).is_some_and(|auth| auth.is_fresh(self.now.unix_ms));
+        if !fresh {
+            return Err(Reason::StaleOrReplayed);
+        }
+        let window = &self.site.shared.replay;
+        match window.check(key, header.source, header.destination, header.message, self.now.mono_ns) {
+            Seen::First => Ok(()),
+            Seen::Before => Err(Reason::StaleOrReplayed),
+            Seen::NoRoom => Err(Reason::Overloaded),
+        }
+    }
+
+    /// `policy.known_sources` (INTERFACE.md, ruling 4).
+    fn check_source(&self, app: AppView<'_>, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
+        if !self.site.policy.known_sources {
+            return Ok(());
+        }
+        let source = self.message.header.source;
+        let passes = if source.is_none() {
+            self.peer.is_some() || (app.has_sources() && app.in_sources(self.from))
+        } else {
+            !self.tables.terminals(source).is_empty() || (self.peer.is_some() && self.is_foreign(source))
+        };
+        if !passes {
+            return Err(Reason::UnknownSource);
+        }
+        trace.step(at, || format!("source {source} is legal"));
+        Ok(())
+    }
+
+    fn is_foreign(&self, user: PushId) -> bool {
+        self.tables.route(user).is_some_and(|server| Some(server) != self.tables.own())
+    }
+}

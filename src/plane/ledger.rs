@@ -1,0 +1,171 @@
+//! The accounts: a message that was read is in exactly one counter once all that it caused has left.
+//!
+//! A message with datagrams on their way has a slot; when the kernel has said the last word on each of
+//! them, the slot is closed into `delivered`, `forwarded` or `answered` if one of them left, else into
+//! the drop reason of the error. Costs a few words a message in flight.
+
+use crate::metrics::Counters;
+use crate::packet::Done;
+use crate::reason::Reason;
+
+/// The token of a datagram that belongs to no account: a REJECT, whose message is counted as dropped.
+pub const EXTRA: u32 = u32::MAX;
+
+/// Which counter a message goes to when it left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Account {
+    /// To a terminal.
+    Delivered,
+    /// To another Push server, or as an answer to an asker.
+    Forwarded,
+    /// Answered by this server.
+    Answered,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    account: Account,
+    pending: u32,
+    left: bool,
+    reason: Reason,
+}
+
+/// The accounts of one shard.
+#[derive(Debug)]
+pub struct Ledger {
+    counters: Counters,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+impl Ledger {
+    /// For so many messages in flight.
+    pub fn new(messages: usize) -> Self {
+        let empty = Slot { account: Account::Answered, pending: 0, left: false, reason: Reason::Overloaded };
+        let free = (0..messages as u32).rev().collect();
+        Self { counters: Counters::default(), slots: vec![empty; messages], free }
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What was counted, to add what the ledger does not see.
+    pub fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    /// A datagram was read.
+    pub fn received(&mut self, bytes: usize) {
+        self.counters.rx += 1;
+        self.counters.rx_bytes += bytes as u64;
+    }
+
+    /// A message was dropped without anything sent for it.
+    pub fn dropped(&mut self, reason: Reason) {
+        self.counters.drop(reason);
+    }
+
+    /// Opens the account of a message that will cause `datagrams` datagrams. `None` when as many are
+    /// in flight as there are slots.
+    pub fn open(&mut self, account: Account, datagrams: usize) -> Option<u32> {
+        let token = self.free.pop()?;
+        let slot = Slot { account, pending: datagrams as u32, left: false, reason: Reason::Overloaded };
+        self.slots[token as usize] = slot;
+        self.counters.in_flight += 1;
+        Some(token)
+    }
+
+    /// One datagram of an account will not be made.
+    pub fn failed(&mut self, token: u32, reason: Reason) {
+        self.end_one(token, Err(reason));
+    }
+
+    /// The kernel has said the last word on these datagrams.
+    pub fn settle(&mut self, done: &[Done]) {
+        for done in done {
+            let result = if done.errno == 0 {
+                self.counters.tx += 1;
+                self.counters.tx_bytes += u64::from(done.bytes);
+                Ok(())
+            } else {
+                self.counters.tx_failed += 1;
+                Err(reason_of(done.errno))
+            };
+            if done.token == EXTRA {
+                self.counters.rejects += u64::from(result.is_ok());
+            } else {
+                self.end_one(done.token, result);
+            }
+        }
+    }
+
+    fn end_one(&mut self, token: u32, result: Result<(), Reason>) {
+        let slot = &mut self.slots[token as usize];
+        debug_assert!(slot.pending > 0, "an account was settled twice");
+        match result {
+            Ok(()) => slot.left = true,
+            Err(reason) => {
+                slot.reason = reason;
+                self.counters.terminals_failed += u64::from(slot.account == Account::Delivered);
+            }
+        }
+        slot.pending -= 1;
+        if slot.pending > 0 {
+            return;
+        }
+        let Slot { account, left, reason, .. } = *slot;
+        self.free.push(token);
+        self.counters.in_flight -= 1;
+        match (left, account) {
+            (false, _) => self.counters.drop(reason),
+            (true, Account::Delivered) => self.counters.delivered += 1,
+            (true, Account::Forwarded) => self.counters.forwarded += 1,
+            (true, Account::Answered) => self.counters.answered += 1,
+        }
+    }
+}
+
+/// What an error of the kernel means for the message.
+fn reason_of(errno: i32) -> Reason {
+    match errno {
+        libc::EMSGSIZE => Reason::TooLarge,
+        libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::ECANCELED => Reason::Overloaded,
+        libc::ENETUNREACH | libc::ENETDOWN | libc::EAFNOSUPPORT | libc::EINVAL => Reason::NoRoute,
+        _ => Reason::GatewayFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_counted_once_when_its_last_datagram_is_done() {
+        let mut ledger = Ledger::new(2);
+        let done = |token, errno| [Done { token, bytes: 10, errno }];
+        ledger.received(10);
+        let token = ledger.open(Account::Delivered, 3).unwrap();
+        assert_eq!((ledger.counters().in_flight, ledger.counters().unaccounted()), (1, 0));
+        ledger.settle(&done(token, 0));
+        ledger.failed(token, Reason::Overloaded);
+        ledger.settle(&done(token, libc::EPERM));
+        assert_eq!((ledger.counters().delivered, ledger.counters().in_flight), (1, 0));
+        assert_eq!((ledger.counters().terminals_failed, ledger.counters().unaccounted()), (2, 0));
+        ledger.received(10);
+        let token = ledger.open(Account::Forwarded, 1).unwrap();
+        ledger.settle(&done(token, libc::EMSGSIZE));
+        assert_eq!(ledger.counters().dropped[Reason::TooLarge.index()], 1);
+        assert_eq!(ledger.counters().unaccounted(), 0);
+        ledger.settle(&done(EXTRA, 0));
+        assert_eq!((ledger.counters().tx, ledger.counters().rejects), (2, 1));
+    }
+
+    #[test]
+    fn without_a_slot_nothing_is_opened() {
+        let mut ledger = Ledger::new(1);
+        assert!(ledger.open(Account::Answered, 1).is_some());
+        assert!(ledger.open(Account::Answered, 1).is_none());
+    }
+}

@@ -1,0 +1,237 @@
+//! Third stage: where each message goes (PROTOCOL.md, steps 3 to 5).
+
+use super::{Cell, Hop, Plane, Send, Site, Terminal, Trace, Verdict};
+use crate::clock::Now;
+use crate::id::Endpoint;
+use crate::packet::Burst;
+use crate::reason::Reason;
+use crate::table::Tables;
+use crate::table::binding::ArchivedLine;
+use crate::table::memory::prefetch;
+use crate::wire::prp::{Kind, Message, flag};
+
+/// Bits of Bearers.
+const PACKET_DATA: u8 = 1;
+const NETWORK_REQUESTED: u8 = 2;
+
+impl Plane {
+    pub(super) fn resolve(
+        &mut self,
+        site: &Site,
+        tables: &Tables,
+        now: Now,
+        burst: &Burst,
+        trace: &mut impl Trace,
+    ) {
+        let arrays = tables.arrays();
+        // 1. The index buckets have arrived: start the lines.
+        for cell in self.cells.iter().filter(|cell| cell.verdict == Verdict::Pending) {
+            if let Some(line) = arrays.users_index().first_candidate(cell.hash) {
+                prefetch(arrays.lines(), line);
+            }
+        }
+        // 2. Decide.
+        for at in 0..self.cells.len() {
+            let cell = &mut self.cells[at];
+            cell.first_send = self.sends.len();
+            let (Verdict::Pending, Some(message), Some(frame)) =
+                (cell.verdict, cell.message, &burst.rows[at].frame)
+            else {
+                continue;
+            };
+            let from = burst.rows[at].from;
+            let mut resolver = Resolver {
+                site,
+                tables,
+                now,
+                from,
+                message: &message,
+                bytes: frame.bytes(),
+                row: at,
+                sends: &mut self.sends,
+                queries: false,
+            };
+            cell.verdict = match resolver.resolve(cell, trace) {
+                Ok(verdict) => verdict,
+                Err(reason) => {
+                    trace.step(at, || format!("{reason}: {}", reason.text()));
+                    Verdict::Drop(reason)
+                }
+            };
+            cell.sends = self.sends.len() - cell.first_send;
+        }
+    }
+}
+
+struct Resolver<'a> {
+    site: &'a Site,
+    tables: &'a Tables,
+    now: Now,
+    from: Endpoint,
+    message: &'a Message,
+    bytes: &'a [u8],
+    row: usize,
+    sends: &'a mut Vec<Send>,
+    /// A terminal is only known by its IMSI.
+    queries: bool,
+}
+
+impl Resolver<'_> {
+    fn resolve(&mut self, cell: &Cell, trace: &mut impl Trace) -> Result<Verdict, Reason> {
+        let Message { kind, header, .. } = *self.message;
+        match kind {
+            Kind::Echo => return Ok(Verdict::Answer),
+            Kind::Receipt | Kind::Reject => {
+                let tables = self.site.shared.receipts.iter();
+                let asked = tables
+                    .filter_map(|table| table.asker(header.destination, header.message, self.now.mono_ns))
+                    .next();
+                if let Some(asker) = asked {
+                    self.send(Hop::Asker(asker));
+                    return Ok(Verdict::Forward);
+                }
+            }
+            // Groups are served from the issue on groups on; until then none is.
+            _ if self.message.has(flag::GROUP) => return Err(Reason::UnknownGroup),
+            _ => {}
+        }
+        if !self.message.has(flag::ROAMED) {
+            let server = self.tables.route(header.destination).ok_or(Reason::NoRoute)?;
+            trace.step(self.row, || {
+                format!(
+                    "the longest prefix of {} is {}'s",
+                    header.destination,
+                    self.tables.server_name(server)
+                )
+            });
+            if self.tables.own() != Some(server) {
+                let to = self.tables.server_address(server);
+                self.forward(cell, Some(server), to, false)?;
+                return Ok(Verdict::Forward);
+            }
+        }
+        self.home(cell, trace)
+    }
+
+    /// Step 4 and 5: the user's own server, or the one that it roams at.
+    fn home(&mut self, cell: &Cell, trace: &mut impl Trace) -> Result<Verdict, Reason> {
+        let arrays = self.tables.arrays();
+        let roamed = self.message.has(flag::ROAMED);
+        let unknown = if roamed { Reason::NotAttached } else { Reason::UnknownDestination };
+        let first = arrays.find_hashed(self.message.header.destination, cell.hash).ok_or(unknown)?;
+        let wanted = self.message.options.device(self.bytes).unwrap_or(0);
+        let first_send = self.sends.len();
+        let mut delivered = false;
+        let mut failure = None;
+        for line in arrays.user_lines(first) {
+            if wanted != 0 && line.device() != wanted {
+                continue;
+            }
+            match self.terminal(cell, line, roamed, first_send, trace) {
+                Ok(is_terminal) => delivered |= is_terminal,
+                Err(reason) => {
+                    trace.step(self.row, || format!("device {}: {reason}: {}", line.device(), reason.text()));
+                    failure.get_or_insert(reason);
+                }
+            }
+        }
+        match (delivered, self.queries, self.sends.len() > first_send) {
+            (true, ..) => Ok(Verdict::Deliver),
+            (false, true, _) => Ok(Verdict::Query),
+            (false, false, true) => Ok(Verdict::Forward),
+            (false, false, false) => Err(failure.filter(|_| !roamed).unwrap_or(Reason::NotAttached)),
+        }
+    }
+
+    /// One terminal of the user. True: it is served from here; false: it is served otherwise.
+    fn terminal(
+        &mut self,
+        cell: &Cell,
+        line: &ArchivedLine,
+        roamed: bool,
+        first_send: usize,
+        trace: &mut impl Trace,
+    ) -> Result<bool, Reason> {
+        if !line.is_live(self.now.unix_s()) {
+            return Err(Reason::NotAttached);
+        }
+        if let Some(to) = line.serving() {
+            if roamed || self.site.listen.contains(&to) {
+                return Err(Reason::NotAttached);
+            }
+            let server = self.tables.peer(to);
+            trace.step(self.row, || format!("device {} is served by the Push server at {to}", line.device()));
+            let already = |send: &Send| matches!(send.hop, Hop::Server { to: other, .. } if other == to);
+            // One copy for all terminals that are there: the serving server finds each of them.
+            if !self.sends[first_send..].iter().any(already) {
+                self.forward(cell, server, to, true)?;
+            }
+            return Ok(false);
+        }
+        let nat6 = self.tables.arrays().nat6();
+        let (private, nat) = (line.private(), line.nat(nat6));
+        let terminal = Terminal {
+            user: line.user(),
+            device: line.device(),
+            realm: line.realm(),
+            private,
+            imsi: line.imsi(),
+            has_key: line.has_key(),
+        };
+        if private.is_some() || nat.is_some() {
+            if line.bearers() & PACKET_DATA == 0 {
+                return Err(Reason::BearerFailed);
+            }
+            if let Some(private) = private {
+                if let Some(gateway) = self.tables.gateway(line.realm(), private) {
+                    trace.step(self.row, || {
+                        let gateway = self.tables.gateway_view(gateway);
+                        let (device, realm, name) = (line.device(), line.realm(), gateway.name());
+                        let tunnel = gateway.tunnel().name();
+                        format!("device {device} at {private} in realm {realm} lies behind gateway {name} ({tunnel})")
+                    });
+                    self.send(Hop::Gateway { gateway, terminal });
+                    return Ok(true);
+                }
+                trace.step(self.row, || format!("no segment of realm {} has {private}", line.realm()));
+            }
+            if let Some(to) = nat {
+                trace.step(self.row, || format!("device {} has the public address {to}", line.device()));
+                self.send(Hop::Nat { to, terminal });
+                return Ok(true);
+            }
+        }
+        if let Some(imsi) = terminal.imsi {
+            if line.bearers() & NETWORK_REQUESTED == 0 {
+                return Err(Reason::BearerFailed);
+            }
+            trace.step(self.row, || {
+                format!("device {} is only known by its IMSI {imsi}: ask the network", line.device())
+            });
+            self.queries = true;
+            return Ok(false);
+        }
+        Err(if private.is_some() { Reason::NoGateway } else { Reason::NotAttached })
+    }
+
+    fn forward(
+        &mut self,
+        cell: &Cell,
+        server: Option<u32>,
+        to: Endpoint,
+        roaming: bool,
+    ) -> Result<(), Reason> {
+        if to == self.from || (server.is_some() && server == cell.peer) {
+            return Err(Reason::NoRoute);
+        }
+        if self.message.header.hop_limit <= 1 {
+            return Err(Reason::HopLimit);
+        }
+        self.send(Hop::Server { server, to, roaming });
+        Ok(())
+    }
+
+    fn send(&mut self, hop: Hop) {
+        self.sends.push(Send { row: self.row, hop });
+    }
+}

@@ -1,0 +1,383 @@
+//! Fourth stage: the datagrams. The last copy of a message leaves from the buffer that received it; its
+//! payload never moves, heads and tunnel headers grow into the headroom in front of it.
+
+use super::{Account, Asker, Cell, EXTRA, Hop, Plane, Site, Terminal, Verdict};
+use crate::clock::Now;
+use crate::id::Endpoint;
+use crate::packet::{Burst, Class, Frame, FramePool, Tx};
+use crate::reason::Reason;
+use crate::table::Tables;
+use crate::table::rib::Tunnel;
+use crate::wire::prp::{HeadBuilder, Header, Kind, Message, flag, option_type as ty};
+use crate::wire::tunnel;
+
+/// A REJECT is never longer than this or than what it answers, whichever is more.
+const REJECT_BYTES_MAX: usize = 128;
+
+impl Plane {
+    pub(super) fn rewrite(&mut self, site: &Site, tables: &Tables, now: Now, burst: &mut Burst) {
+        for at in 0..self.cells.len() {
+            let outcome = match self.cells[at].verdict {
+                Verdict::Deliver | Verdict::Forward => self.send_row(site, tables, now, burst, at),
+                Verdict::Answer => self.echo(tables, now, burst, at),
+                // Until there is somebody to ask, the answer is at once that there is no gateway (ruling 30).
+                Verdict::Query | Verdict::Pending => Err(Reason::NoGateway),
+                Verdict::Drop(reason) => Err(reason),
+            };
+            if let Err(reason) = outcome {
+                self.cells[at].verdict = Verdict::Drop(reason);
+                self.ledger.dropped(reason);
+                self.reject(site, tables, now, burst, at, reason);
+            }
+        }
+    }
+
+    fn send_row(
+        &mut self,
+        site: &Site,
+        tables: &Tables,
+        now: Now,
+        burst: &mut Burst,
+        at: usize,
+    ) -> Result<(), Reason> {
+        let cell = self.cells[at];
+        let (Some(message), Some(original)) = (cell.message, burst.rows[at].frame.take()) else {
+            return Err(Reason::Malformed);
+        };
+        let (from, listener) = (burst.rows[at].from, burst.rows[at].listener);
+        if message.kind == Kind::Push && message.has(flag::RECEIPT) {
+            let key = cell.signed_by.map(|key| tables.key_id(key));
+            let asker = Asker { from, listener, key };
+            let own = &site.shared.receipts[site.shard];
+            if !own.remember(message.header.source, message.header.message, asker, now.mono_ns) {
+                burst.rows[at].frame = Some(original);
+                return Err(Reason::Overloaded);
+            }
+        }
+        let account = if cell.verdict == Verdict::Deliver { Account::Delivered } else { Account::Forwarded };
+        let Some(token) = self.ledger.open(account, cell.sends) else {
+            burst.rows[at].frame = Some(original);
+            return Err(Reason::Overloaded);
+        };
+        let writer = Writer { site, tables, now, cell: &cell, message: &message, from };
+        let class = cell.class.unwrap_or(Class::Normal);
+        let last = cell.sends - 1;
+        let mut original = Some(original);
+        for (copy, send) in self.sends[cell.first_send..][..cell.sends].iter().enumerate() {
+            let frame =
+                if copy == last { original.take() } else { copy_of(original.as_ref(), &mut burst.pool) };
+            let Some(mut frame) = frame else {
+                self.ledger.failed(token, Reason::Overloaded);
+                continue;
+            };
+            match writer.write(&mut frame, &send.hop) {
+                Ok((to, listener)) => burst.tx.push(Tx { frame, to, listener, class, token }),
+                Err(reason) => {
+                    self.ledger.failed(token, reason);
+                    burst.pool.put(frame);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// ECHOED: the ECHO with another kind, source and destination swapped, without options
+    /// (PROTOCOL.md, ruling 28).
+    fn echo(&mut self, tables: &Tables, now: Now, burst: &mut Burst, at: usize) -> Result<(), Reason> {
+        let cell = &self.cells[at];
+        let row = &mut burst.rows[at];
+        let (Some(message), Some(frame)) = (cell.message, &mut row.frame) else {
+            return Err(Reason::Malformed);
+        };
+        let header = Header {
+            kind: Kind::Echoed as u8,
+            flags: message.header.flags & flag::KNOWN,
+            destination: message.header.source,
+            source: message.header.destination,
+            ..message.header
+        };
+        let mut head = HeadBuilder::new(&header);
+        frame.truncate(message.payload_end);
+        replace_head(frame, message.payload_start, &mut head, cell.signed_by, tables, now)?;
+        let token = self.ledger.open(Account::Answered, 1).ok_or(Reason::Overloaded)?;
+        if let Some(frame) = row.frame.take() {
+            let (to, listener) = (row.from, row.listener);
+            burst.tx.push(Tx { frame, to, listener, class: Class::Normal, token });
+        }
+        Ok(())
+    }
+
+    /// Answers what failed, where that is allowed: never an answer, never what has no message
+    /// identifier, never more often than [`super::RejectLimiter`] says.
+    fn reject(
+        &mut self,
+        site: &Site,
+        tables: &Tables,
+        now: Now,
+        burst: &mut Burst,
+        at: usize,
+        reason: Reason,
+    ) {
+        let cell = &self.cells[at];
+        let row = &mut burst.rows[at];
+        let Some(header) = cell.header.filter(|_| site.policy.rejects) else { return };
+        if Kind::from_code(header.kind).is_some_and(Kind::is_answer) {
+            return;
+        }
+        let Some(frame) = &mut row.frame else { return };
+        if !site.shared.rejects.take(row.from, now.mono_ns) {
+            self.ledger.counters_mut().rejects_suppressed += 1;
+            return;
+        }
+        let length_max = frame.len().max(REJECT_BYTES_MAX);
+        let mut head = HeadBuilder::new(&header.answer(Kind::Reject));
+        head.reason(reason);
+        let whole = frame.len();
+        let made = replace_head(frame, whole, &mut head, cell.signed_by, tables, now);
+        if made.is_ok()
+            && frame.len() <= length_max
+            && let Some(frame) = row.frame.take()
+        {
+            let (to, listener) = (row.from, row.listener);
+            burst.tx.push(Tx { frame, to, listener, class: Class::Normal, token: EXTRA });
+        }
+    }
+}
+
+/// A copy of a frame in another of the same pool; `None` when no frame is free.
+fn copy_of(original: Option<&Frame>, pool: &mut FramePool) -> Option<Frame> {
+    let mut frame = pool.take()?;
+    let copied = original.is_some_and(|original| frame.copy_from(original));
+    debug_assert!(copied, "frames of one pool have one size");
+    Some(frame)
+}
+
+/// Puts a head, signed with a key if there is one, in place of the first `old` bytes of a frame.
+fn replace_head(
+    frame: &mut Frame,
+    old: usize,
+    head: &mut HeadBuilder,
+    key: Option<u32>,
+    tables: &Tables,
+    now: Now,
+) -> Result<(), Reason> {
+    let schedule = key.and_then(|key| Some((tables.key_id(key), tables.key(key)?)));
+    if let Some((id, _)) = schedule {
+        head.auth(id, now.unix_ms);
+    }
+    let head = head.finish()?;
+    frame.shrink_front(old);
+    put_front(frame, head)?;
+    match schedule {
+        Some((_, schedule)) if !schedule.sign(frame.bytes_mut(), head.len()) => Err(Reason::TooLarge),
+        _ => Ok(()),
+    }
+}
+
+/// Puts bytes in front of a frame's.
+fn put_front(frame: &mut Frame, bytes: &[u8]) -> Result<(), Reason> {
+    if !frame.grow_front(bytes.len()) {
+        return Err(Reason::TooLarge);
+    }
+    frame.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+    Ok(())
+}
+
+/// What changes in a head besides what always does.
+#[derive(Clone, Copy, Default)]
+struct Change {
+    /// Flags to set.
+    set: u8,
+    /// Hops to take off.
+    hops: u8,
+    /// Options to add.
+    add: Add,
+    /// The index of the key to sign with.
+    key: Option<u32>,
+}
+
+/// Options that a hop adds, in place of those of the same types that came with the message.
+#[derive(Clone, Copy, Default)]
+enum Add {
+    #[default]
+    Nothing,
+    /// For a plain gateway: who the terminal is.
+    Terminal { private: Endpoint, realm: u32 },
+    /// For another server: where the source can be reached.
+    Source(Endpoint),
+}
+
+impl Add {
+    const fn replaces(self) -> &'static [u8] {
+        match self {
+            Self::Nothing => &[],
+            Self::Terminal { .. } => &[ty::PRIVATE_ADDRESS, ty::REALM, ty::IMSI],
+            Self::Source(_) => &[ty::SOURCE_ADDRESS],
+        }
+    }
+}
+
+/// Options that belong to one hop only.
+const HOP_BY_HOP: [u8; 2] = [ty::AUTH, ty::PAYLOAD_LENGTH];
+
+/// Writes the datagrams of one message.
+struct Writer<'a> {
+    site: &'a Site,
+    tables: &'a Tables,
+    now: Now,
+    cell: &'a Cell,
+    message: &'a Message,
+    from: Endpoint,
+}
+
+impl Writer<'_> {
+    /// Turns the received datagram in `frame` into the one for this hop; returns where it goes and
+    /// from which listening address.
+    fn write(&self, frame: &mut Frame, hop: &Hop) -> Result<(Endpoint, u8), Reason> {
+        frame.truncate(self.message.payload_end);
+        match *hop {
+            Hop::Gateway { gateway, terminal } => self.to_gateway(frame, gateway, &terminal),
+            Hop::Nat { to, terminal } => {
+                self.rehead(frame, &self.for_terminal(&terminal))?;
+                self.leave(to)
+            }
+            Hop::Server { server, to, roaming } => self.to_server(frame, server, to, roaming),
+            Hop::Asker(asker) => self.to_asker(frame, &asker),
+        }
+    }
+
+    /// The listening address of the right family; without one there is no way.
+    fn leave(&self, to: Endpoint) -> Result<(Endpoint, u8), Reason> {
+        self.site.listener_for(to).map(|listener| (to, listener)).ok_or(Reason::NoRoute)
+    }
+
+    /// Signed with the user's key, where it has one (ruling 15).
+    fn for_terminal(&self, terminal: &Terminal) -> Change {
+        let key = terminal.has_key.then(|| self.tables.user_key(terminal.user)).flatten();
+        Change { key, ..Change::default() }
+    }
+
+    fn to_gateway(
+        &self,
+        frame: &mut Frame,
+        gateway: u32,
+        terminal: &Terminal,
+    ) -> Result<(Endpoint, u8), Reason> {
+        let gateway = self.tables.gateway_view(gateway);
+        let private = terminal.private.ok_or(Reason::NotAttached)?;
+        let change = self.for_terminal(terminal);
+        match gateway.tunnel() {
+            Tunnel::Plain => {
+                let add = Add::Terminal { private, realm: terminal.realm };
+                self.rehead(frame, &Change { add, ..change })?;
+                self.leave(gateway.address())
+            }
+            Tunnel::None => {
+                self.rehead(frame, &change)?;
+                self.leave(private)
+            }
+            Tunnel::Vxlan { vni, mac } => {
+                self.rehead(frame, &change)?;
+                let source = gateway.source_for(private).ok_or(Reason::NoGateway)?;
+                inner_ip(frame, source, private)?;
+                put_front(frame, &tunnel::vxlan_ethernet(vni, mac, private.is_ipv4()))?;
+                self.leave(gateway.address())
+            }
+            Tunnel::Gtpu { teid } => {
+                self.rehead(frame, &change)?;
+                let source = gateway.source_for(private).ok_or(Reason::NoGateway)?;
+                let length = inner_ip(frame, source, private)?;
+                put_front(frame, &tunnel::gtpu(teid, length))?;
+                self.leave(gateway.address())
+            }
+        }
+    }
+
+    fn to_server(
+        &self,
+        frame: &mut Frame,
+        server: Option<u32>,
+        to: Endpoint,
+        roaming: bool,
+    ) -> Result<(Endpoint, u8), Reason> {
+        // Only a PUSH tells where its source is, and only its first server knows (ruling 14).
+        let translate = self.message.kind == Kind::Push && self.cell.peer.is_none();
+        let change = Change {
+            set: if roaming { flag::ROAMED } else { 0 },
+            hops: 1,
+            add: if translate { Add::Source(self.public_source()) } else { Add::Nothing },
+            key: server.and_then(|server| self.tables.server_key(server)),
+        };
+        self.rehead(frame, &change)?;
+        self.leave(to)
+    }
+
+    fn to_asker(&self, frame: &mut Frame, asker: &Asker) -> Result<(Endpoint, u8), Reason> {
+        let is_server = self.tables.peer(asker.from).is_some();
+        if is_server && self.message.header.hop_limit <= 1 {
+            return Err(Reason::HopLimit);
+        }
+        let key = asker.key.and_then(|id| self.tables.key_index(id));
+        self.rehead(frame, &Change { hops: u8::from(is_server), key, ..Change::default() })?;
+        Ok((asker.from, asker.listener))
+    }
+
+    /// Where the source can be reached from outside: its public address, else where it sent from.
+    fn public_source(&self) -> Endpoint {
+        let source = self.message.header.source;
+        if source.is_none() {
+            return self.from;
+        }
+        let nat6 = self.tables.arrays().nat6();
+        let live = self.tables.terminals(source).iter().filter(|line| line.is_live(self.now.unix_s()));
+        let mut public = None;
+        for line in live {
+            let Some(nat) = line.nat(nat6) else { continue };
+            if nat == self.from || line.private().is_some_and(|own| own.octets() == self.from.octets()) {
+                return nat;
+            }
+            public.get_or_insert(nat);
+        }
+        public.unwrap_or(self.from)
+    }
+
+    /// Changes the head: reserved flags cleared, PRIORITY set where the application's rule says so,
+    /// Auth and PayloadLength gone, and what `change` says. The options stay where they are when none
+    /// of that touches them.
+    fn rehead(&self, frame: &mut Frame, change: &Change) -> Result<(), Reason> {
+        let Message { header, options, payload_start, .. } = self.message;
+        let priority = if self.cell.sets_priority { flag::PRIORITY } else { 0 };
+        let flags = (header.flags & flag::KNOWN) | change.set | priority;
+        let hop_limit = header.hop_limit - change.hops;
+        let hop_by_hop = HOP_BY_HOP.iter().any(|option| options.has(*option));
+        if matches!(change.add, Add::Nothing) && change.key.is_none() && !hop_by_hop {
+            let bytes = frame.bytes_mut();
+            (bytes[1], bytes[2]) = (flags, hop_limit);
+            return Ok(());
+        }
+        let mut head = HeadBuilder::new(&Header { flags, hop_limit, ..*header });
+        let replaced = change.add.replaces();
+        head.keep(self.message, frame.bytes(), |option| {
+            !HOP_BY_HOP.contains(&option) && !replaced.contains(&option)
+        });
+        match change.add {
+            Add::Nothing => {}
+            Add::Terminal { private, realm } => {
+                head.private_address(private).realm(realm);
+            }
+            Add::Source(source) => {
+                head.source_address(source);
+            }
+        }
+        replace_head(frame, *payload_start, &mut head, change.key, self.tables, self.now)
+    }
+}
+
+/// Puts the inner IP and UDP headers in front; returns the IP packet's length.
+fn inner_ip(frame: &mut Frame, from: Endpoint, to: Endpoint) -> Result<u16, Reason> {
+    if !frame.grow_front(tunnel::ip_udp_bytes(to)) {
+        return Err(Reason::TooLarge);
+    }
+    let length = u16::try_from(frame.len()).map_err(|_| Reason::TooLarge)?;
+    if tunnel::write_ip_udp(frame.bytes_mut(), from, to) { Ok(length) } else { Err(Reason::TooLarge) }
+}

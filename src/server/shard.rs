@@ -1,0 +1,115 @@
+//! One core's loop: take a burst, decide it, send it, count it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Now;
+use crate::metrics::Board;
+use crate::net::Port;
+use crate::packet::{Burst, Class, Tx};
+use crate::plane::{NoTrace, Plane, Site};
+use crate::table::Tables;
+use crate::table::publish::Reader;
+
+/// How many bursts pass between two looks at what the kernel dropped.
+const DROPS_EVERY: u64 = 1024;
+
+/// A shard over some port. Whoever owns it calls [`Shard::receive`] and [`Shard::work`] in turn: a
+/// thread with a clock in a server, the simulator on virtual time.
+pub struct Shard<P> {
+    port: P,
+    burst: Burst,
+    plane: Plane,
+    site: Site,
+    tables: Reader<Tables>,
+    board: Arc<Board>,
+    /// What waits while datagrams of min-delay applications are handed over.
+    later: Vec<Tx>,
+}
+
+impl<P: Port> Shard<P> {
+    /// A shard; its first burst finds everything allocated.
+    pub fn new(port: P, burst: Burst, site: Site, tables: Reader<Tables>, board: Arc<Board>) -> Self {
+        let frames = burst.pool.capacity();
+        Self {
+            port,
+            burst,
+            plane: Plane::new(frames),
+            site,
+            tables,
+            board,
+            later: Vec::with_capacity(frames),
+        }
+    }
+
+    /// Takes what has arrived, waiting at most `wait` for something.
+    ///
+    /// # Errors
+    /// What the port cannot recover from.
+    pub fn receive(&mut self, wait: Duration) -> io::Result<()> {
+        self.port.recv(&mut self.burst, wait)
+    }
+
+    /// Works on what [`Shard::receive`] took; true when that was something.
+    ///
+    /// # Errors
+    /// What the port cannot recover from.
+    pub fn work(&mut self, now: Now) -> io::Result<bool> {
+        let worked = !self.burst.rows.is_empty() || !self.burst.done.is_empty();
+        self.settle();
+        if !self.burst.rows.is_empty() {
+            {
+                let tables = self.tables.enter();
+                self.plane.process(&self.site, &tables, now, &mut self.burst, &mut NoTrace);
+            }
+            self.send()?;
+            self.burst.clear_rows();
+            self.settle();
+            self.plane.ledger_mut().counters_mut().bursts += 1;
+        }
+        let bursts = self.plane.ledger().counters().bursts;
+        if !worked || bursts.is_multiple_of(DROPS_EVERY) {
+            self.plane.ledger_mut().counters_mut().kernel_drops = self.port.kernel_drops();
+        }
+        self.board.show(self.plane.ledger().counters());
+        Ok(worked)
+    }
+
+    /// Hands over what is decided, in its order; what must not wait goes alone and first.
+    fn send(&mut self) -> io::Result<()> {
+        let tx = &mut self.burst.tx;
+        let urgent = tx.iter().take_while(|tx| tx.class == Class::MinDelay).count();
+        if urgent > 0 && urgent < tx.len() {
+            self.later.extend(tx.drain(urgent..));
+            self.port.send(&mut self.burst)?;
+            self.burst.tx.append(&mut self.later);
+        }
+        self.port.send(&mut self.burst)
+    }
+
+    fn settle(&mut self) {
+        self.plane.ledger_mut().settle(&self.burst.done);
+        self.burst.done.clear();
+    }
+
+    /// Ends the shard: gives the port back what it holds and works on what it had received.
+    ///
+    /// # Errors
+    /// When the port does not end cleanly.
+    pub fn close(&mut self, now: Now) -> io::Result<()> {
+        self.port.close(&mut self.burst)?;
+        while self.work(now)? {}
+        Ok(())
+    }
+
+    /// The port.
+    pub fn port_mut(&mut self) -> &mut P {
+        &mut self.port
+    }
+
+    /// Frames that are neither in the burst nor with the port: all of them, at rest and closed.
+    pub fn frames_free(&self) -> usize {
+        self.burst.pool.available()
+    }
+}

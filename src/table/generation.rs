@@ -1,0 +1,279 @@
+//! One generation of the tables, as the shards see it: an image and what is made of it at load time
+//! (key schedules, addresses of peers, rates).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use super::binding::ArchivedLine;
+use super::compile;
+use super::image::{ArchivedArrays, ArchivedGatewayRow, Image, NO_INDEX};
+use super::rate::Rate;
+use super::rib::{Rule, Tunnel};
+use crate::id::{Endpoint, Mac, PushId};
+use crate::wire::prp::auth::MacKey;
+
+/// The tables of one generation, read-only but for the rates.
+#[derive(Debug)]
+pub struct Tables {
+    image: Image,
+    generation: u64,
+    own: Option<u32>,
+    /// Servers by address. Seeded at random: the addresses looked up are chosen by senders.
+    peers: HashMap<Endpoint, u32, RandomState>,
+    /// As the image's keys.
+    keys: Vec<MacKey>,
+    user_keys: HashMap<PushId, u32, RandomState>,
+    key_ids: HashMap<u32, u32, RandomState>,
+    apps: HashMap<u32, u32, RandomState>,
+    /// As the image's applications.
+    rates: Vec<Option<Arc<Rate>>>,
+}
+
+/// An application on the allowlist.
+#[derive(Clone, Copy, Debug)]
+pub struct AppView<'a> {
+    tables: &'a Tables,
+    index: u32,
+}
+
+/// A gateway.
+#[derive(Clone, Copy)]
+pub struct GatewayView<'a> {
+    tables: &'a Tables,
+    row: &'a ArchivedGatewayRow,
+}
+
+impl Tables {
+    /// The tables of an image as the server with this name sees them; rates go on where those of
+    /// `before` stand.
+    pub fn new(image: Image, generation: u64, own_name: &str, before: Option<&Self>) -> Self {
+        let a = image.arrays();
+        let own =
+            (0..).zip(a.servers.iter()).find(|(_, row)| a.text(&row.name) == own_name).map(|(at, _)| at);
+        let peers = (0..).zip(a.servers.iter()).map(|(at, row)| (Endpoint::from(&row.address), at)).collect();
+        let keys = a.keys.iter().map(|row| MacKey::new(row.value)).collect();
+        let user_keys = (0..)
+            .zip(a.keys.iter())
+            .map(|(at, row)| (PushId::from_bytes(row.user), at))
+            .filter(|(user, _)| !user.is_none())
+            .collect();
+        let key_ids = (0..).zip(a.keys.iter()).map(|(at, row)| (row.id.to_native(), at)).collect();
+        let apps = (0..).zip(a.apps.iter()).map(|(at, row)| (row.id.to_native(), at)).collect();
+        let rates = a
+            .apps
+            .iter()
+            .map(|row| {
+                let rate = Rate::per_second(Some(row.rate.to_native()).filter(|rate| *rate > 0)?);
+                if let Some(old) = before.and_then(|tables| tables.rate_of(row.id.to_native())) {
+                    rate.continue_from(old);
+                }
+                Some(Arc::new(rate))
+            })
+            .collect();
+        Self { generation, own, peers, keys, user_keys, key_ids, apps, rates, image }
+    }
+
+    fn rate_of(&self, app: u32) -> Option<&Rate> {
+        self.rates[*self.apps.get(&app)? as usize].as_deref()
+    }
+
+    /// Which generation this is, from 1.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The image.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// The arrays.
+    #[inline]
+    pub fn arrays(&self) -> &ArchivedArrays {
+        self.image.arrays()
+    }
+
+    /// This server's index, if the tables know it.
+    pub fn own(&self) -> Option<u32> {
+        self.own
+    }
+
+    /// The server whose prefix is the longest that `id` has.
+    #[inline]
+    pub fn route(&self, id: PushId) -> Option<u32> {
+        let a = self.arrays();
+        a.tries.lookup(a.prefix_root.to_native(), id.0)
+    }
+
+    /// The server that sends from this address.
+    #[inline]
+    pub fn peer(&self, from: Endpoint) -> Option<u32> {
+        self.peers.get(&from).copied()
+    }
+
+    /// A server's name.
+    pub fn server_name(&self, server: u32) -> &str {
+        let a = self.arrays();
+        a.servers.get(server as usize).map_or("", |row| a.text(&row.name))
+    }
+
+    /// A server's address.
+    pub fn server_address(&self, server: u32) -> Endpoint {
+        Endpoint::from(&self.arrays().servers[server as usize].address)
+    }
+
+    /// The key that this server shares with that one, as an index of [`Tables::key`].
+    pub fn server_key(&self, server: u32) -> Option<u32> {
+        Some(self.arrays().servers[server as usize].key.to_native()).filter(|key| *key != NO_INDEX)
+    }
+
+    /// The key with this index.
+    pub fn key(&self, index: u32) -> Option<&MacKey> {
+        self.keys.get(index as usize)
+    }
+
+    /// The identifier on the wire of the key with this index.
+    pub fn key_id(&self, index: u32) -> u32 {
+        self.arrays().keys.get(index as usize).map_or(0, |row| row.id.to_native())
+    }
+
+    /// The index of the key with this identifier on the wire.
+    pub fn key_index(&self, id: u32) -> Option<u32> {
+        self.key_ids.get(&id).copied()
+    }
+
+    /// The index of a user's own key.
+    pub fn user_key(&self, user: PushId) -> Option<u32> {
+        self.user_keys.get(&user).copied()
+    }
+
+    /// The application with this identifier.
+    #[inline]
+    pub fn app(&self, id: u32) -> Option<AppView<'_>> {
+        Some(AppView { tables: self, index: *self.apps.get(&id)? })
+    }
+
+    /// The lines of a user, one a terminal; empty for an unknown one.
+    #[inline]
+    pub fn terminals(&self, user: PushId) -> &[ArchivedLine] {
+        let a = self.arrays();
+        a.find(user).map_or(&[], |first| a.user_lines(first))
+    }
+
+    /// The gateway whose segment is the longest that has this private address.
+    #[inline]
+    pub fn gateway(&self, realm: u32, private: Endpoint) -> Option<u32> {
+        let a = self.arrays();
+        let realm = &a.realms[a.realms.binary_search_by(|row| row.realm.to_native().cmp(&realm)).ok()?];
+        let root = if private.is_ipv4() { realm.root_v4 } else { realm.root_v6 };
+        a.tries.lookup(root.to_native(), compile::trie_key(private.ip()))
+    }
+
+    /// The gateway with this index.
+    pub fn gateway_view(&self, gateway: u32) -> GatewayView<'_> {
+        GatewayView { tables: self, row: &self.arrays().gateways[gateway as usize] }
+    }
+
+    /// Rows of each table, for `pushplane_table_entries`.
+    pub fn entries(&self) -> [(&'static str, usize); 8] {
+        let a = self.arrays();
+        [
+            ("servers", a.servers.len()),
+            ("gateways", a.gateways.len()),
+            ("segments", a.segments.len()),
+            ("apps", a.apps.len()),
+            ("users", a.lines.len()),
+            ("names", a.names.len()),
+            ("groups", a.groups.len()),
+            ("keys", a.keys.len()),
+        ]
+    }
+}
+
+impl<'a> AppView<'a> {
+    fn row(&self) -> &'a super::image::ArchivedAppRow {
+        &self.tables.arrays().apps[self.index as usize]
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'a str {
+        self.tables.arrays().text(&self.row().name)
+    }
+
+    /// Whether terminals may push for it too.
+    pub fn takes_users(&self) -> bool {
+        self.row().flags & compile::APP_USERS != 0
+    }
+
+    /// Whether only some addresses may push for it.
+    pub fn has_sources(&self) -> bool {
+        self.row().flags & compile::APP_SOURCES != 0
+    }
+
+    /// Whether this address is in its `sources`.
+    pub fn in_sources(&self, from: Endpoint) -> bool {
+        let row = self.row();
+        let root = if from.is_ipv4() { row.root_v4 } else { row.root_v6 };
+        self.tables.arrays().tries.lookup(root.to_native(), compile::trie_key(from.ip())).is_some()
+    }
+
+    /// How its messages leave.
+    pub fn rule(&self) -> Rule {
+        compile::rule(self.row().rule)
+    }
+
+    /// The index of the key that its messages must be signed with.
+    pub fn key(&self) -> Option<u32> {
+        Some(self.row().key.to_native()).filter(|key| *key != NO_INDEX)
+    }
+
+    /// What it has left of its rate, if it has one.
+    pub fn rate(&self) -> Option<&'a Rate> {
+        self.tables.rates[self.index as usize].as_deref()
+    }
+}
+
+impl<'a> GatewayView<'a> {
+    /// Its name.
+    pub fn name(&self) -> &'a str {
+        self.tables.arrays().text(&self.row.name)
+    }
+
+    /// Where its tunnel ends.
+    pub fn address(&self) -> Endpoint {
+        Endpoint::from(&self.row.address)
+    }
+
+    /// The tunnel's form.
+    pub fn tunnel(&self) -> Tunnel {
+        compile::tunnel(self.row.tunnel, self.row.tunnel_id.to_native(), Mac(self.row.mac))
+    }
+
+    /// The inner source for a terminal of this address's family.
+    pub fn source_for(&self, private: Endpoint) -> Option<Endpoint> {
+        let source = if private.is_ipv4() { &self.row.source_v4 } else { &self.row.source_v6 };
+        Some(Endpoint::from(source)).filter(|source| !source.is_none())
+    }
+}
+
+impl ArchivedArrays {
+    /// The lines of the user whose first line this is.
+    #[inline]
+    pub fn user_lines(&self, first: usize) -> &[ArchivedLine] {
+        let rest = &self.lines[first..];
+        let count = rest.iter().position(|line| !line.has_more()).map_or(rest.len(), |last| last + 1);
+        &rest[..count]
+    }
+
+    /// The lines whose private address, with any port, this is: whom a datagram to it would reach.
+    pub fn owners(&self, realm: u32, private: Endpoint) -> impl Iterator<Item = &ArchivedLine> {
+        use super::binding::{hash, owner_key};
+        let hash = hash(owner_key(realm, private.octets()), self.owners.seed());
+        let same = move |line: &&ArchivedLine| {
+            line.realm() == realm && line.private().is_some_and(|own| own.octets() == private.octets())
+        };
+        self.owners.candidates(hash).map(|at| &self.lines[at]).filter(same)
+    }
+}

@@ -1,0 +1,473 @@
+//! The image: all tables of one generation in one file, ready to be read where it lies.
+//!
+//! A header of 64 bytes of our own, then one rkyv archive of flat arrays (drawn byte by byte in
+//! `tables/README.md`). Checked access proves the layout; [`Image::open`] proves the meaning
+//! besides: that every index leads somewhere, tries end, orders hold, and every user and every private
+//! address is found. What passed is served from memory of its own, never from the file: nobody can
+//! change it underneath.
+//!
+//! Costs: reading the file once, a checksum at memory speed, and two lookups a terminal.
+
+#![expect(unsafe_code, reason = "reaches the archive again without checking it a second time")]
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rkyv::rancor::Error as RkyvError;
+use rkyv::util::AlignedVec;
+use rkyv::{Archive, Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::binding::{ArchivedIndex, ArchivedLine, Index, Line};
+use super::compile;
+use super::lpm::Tries;
+use super::memory::Region;
+use super::rib::Rib;
+use super::validate;
+use crate::id::{Endpoint, PushId};
+
+/// Bytes before the archive; also its alignment.
+const HEADER_BYTES: usize = 64;
+const MAGIC: [u8; 8] = *b"PPIMAGE\0";
+/// Changes with every change of the archive's layout.
+const FORMAT: u32 = 1;
+/// Reads as another number on a machine of the other byte order.
+const ENDIAN: u32 = 0x0102_0304;
+
+/// A text in [`Arrays::text`].
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[rkyv(derive(Clone, Copy, Debug))]
+pub struct Text {
+    pub(super) start: u32,
+    pub(super) len: u32,
+}
+
+/// An [`Endpoint`].
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[rkyv(derive(Clone, Copy, Debug))]
+pub struct Address {
+    pub(super) octets: [u8; 16],
+    pub(super) port: u16,
+}
+
+impl From<Endpoint> for Address {
+    fn from(endpoint: Endpoint) -> Self {
+        Self { octets: endpoint.octets(), port: endpoint.port() }
+    }
+}
+
+impl From<&ArchivedAddress> for Endpoint {
+    fn from(address: &ArchivedAddress) -> Self {
+        Self::from_octets(address.octets, address.port.to_native())
+    }
+}
+
+/// An index that may be absent.
+pub(super) const NO_INDEX: u32 = u32::MAX;
+
+/// A row of `servers.toml`.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct ServerRow {
+    pub(super) name: Text,
+    pub(super) address: Address,
+    /// Into `keys`, or [`NO_INDEX`].
+    pub(super) key: u32,
+}
+
+/// A prefix of a server.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct PrefixRow {
+    pub(super) bits: u64,
+    pub(super) server: u32,
+    pub(super) len: u8,
+}
+
+/// A row of `gateways.toml`.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct GatewayRow {
+    pub(super) name: Text,
+    pub(super) address: Address,
+    /// All zero: none.
+    pub(super) source_v4: Address,
+    pub(super) source_v6: Address,
+    /// VNI or TEID.
+    pub(super) tunnel_id: u32,
+    pub(super) mac: [u8; 6],
+    /// 0 plain, 1 vxlan, 2 gtpu, 3 none.
+    pub(super) tunnel: u8,
+}
+
+/// A row of `segments.csv`, or a prefix of an application's `sources`.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct SegmentRow {
+    /// IPv4 as v4-mapped.
+    pub(super) octets: [u8; 16],
+    /// The realm, or the application's index.
+    pub(super) owner: u32,
+    /// The gateway's index.
+    pub(super) gateway: u32,
+    pub(super) len: u8,
+}
+
+/// The tries of one realm.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct RealmRow {
+    pub(super) realm: u32,
+    pub(super) root_v4: u32,
+    pub(super) root_v6: u32,
+}
+
+/// A row of `apps.toml`.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct AppRow {
+    pub(super) id: u32,
+    pub(super) name: Text,
+    /// Zero: no limit.
+    pub(super) rate: u32,
+    /// Into `keys`, or [`NO_INDEX`].
+    pub(super) key: u32,
+    pub(super) root_v4: u32,
+    pub(super) root_v6: u32,
+    /// 0 normal, 1 priority, 2 min-delay.
+    pub(super) rule: u8,
+    /// Bit 0: `users`; bit 1: has `sources`.
+    pub(super) flags: u8,
+}
+
+/// A row of `names.csv`.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct NameRow {
+    pub(super) name: Text,
+    pub(super) push_id: [u8; 16],
+}
+
+/// A group: its members stand together in `members`.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct GroupRow {
+    pub(super) group: [u8; 16],
+    pub(super) first: u32,
+    pub(super) count: u32,
+}
+
+/// A row of `keys.toml`.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct KeyRow {
+    pub(super) id: u32,
+    pub(super) value: [u8; 16],
+    /// All zero: nobody's.
+    pub(super) user: [u8; 16],
+}
+
+/// All tables as flat arrays. Those of cache lines come first: each is whole lines long, so that all
+/// begin at one (rkyv pads by 31 bytes at most, and would not get them there from elsewhere).
+#[derive(Archive, Serialize, Deserialize, Clone, Debug)]
+pub struct Arrays {
+    /// Sorted by user and device.
+    pub(super) lines: Vec<Line>,
+    pub(super) users: Index,
+    pub(super) owners: Index,
+    pub(super) text: Vec<u8>,
+    pub(super) servers: Vec<ServerRow>,
+    pub(super) prefixes: Vec<PrefixRow>,
+    pub(super) prefix_root: u32,
+    pub(super) gateways: Vec<GatewayRow>,
+    pub(super) segments: Vec<SegmentRow>,
+    /// Sorted by realm.
+    pub(super) realms: Vec<RealmRow>,
+    /// Sorted by identifier.
+    pub(super) apps: Vec<AppRow>,
+    pub(super) sources: Vec<SegmentRow>,
+    pub(super) tries: Tries,
+    /// Public IPv6 addresses.
+    pub(super) nat6: Vec<[u8; 16]>,
+    /// Sorted by name.
+    pub(super) names: Vec<NameRow>,
+    /// Sorted by group.
+    pub(super) groups: Vec<GroupRow>,
+    pub(super) members: Vec<[u8; 16]>,
+    /// Sorted by identifier.
+    pub(super) keys: Vec<KeyRow>,
+}
+
+/// Why an image was refused: what was expected, what was found, what to do.
+#[derive(Debug)]
+pub enum ImageError {
+    /// The file cannot be read or written.
+    Io(io::Error),
+    /// The bytes are not an image that this build serves.
+    Refused(String),
+}
+
+impl fmt::Display for ImageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "{error}"),
+            Self::Refused(sentence) => f.write_str(sentence),
+        }
+    }
+}
+
+impl std::error::Error for ImageError {}
+
+impl From<io::Error> for ImageError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn refused<T>(sentence: impl Into<String>) -> Result<T, ImageError> {
+    Err(ImageError::Refused(sentence.into()))
+}
+
+/// A whole, valid image in memory of its own.
+pub struct Image {
+    region: Region,
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image").field("bytes", &self.region.bytes().len()).finish_non_exhaustive()
+    }
+}
+
+/// Bytes of each array, and of the file.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Sizes {
+    /// Name, rows, bytes.
+    pub arrays: Vec<(&'static str, usize, usize)>,
+    /// The file's length.
+    pub image_bytes: usize,
+    /// Terminals.
+    pub terminals: usize,
+}
+
+impl Image {
+    /// Compiles tables into an image.
+    ///
+    /// # Errors
+    /// When there is no memory for it, or a table has more rows than 32 bits count.
+    pub fn build(rib: &Rib) -> Result<Self, ImageError> {
+        let arrays = compile::compile(rib).map_err(ImageError::Refused)?;
+        let archive = rkyv::api::high::to_bytes_in::<_, RkyvError>(&arrays, AlignedVec::<64>::new())
+            .map_err(|error| ImageError::Refused(format!("the tables cannot be written: {error}")))?;
+        drop(arrays);
+        let mut region = Region::zeroed(HEADER_BYTES + archive.len())?;
+        region.bytes_mut()[HEADER_BYTES..].copy_from_slice(&archive);
+        drop(archive);
+        let header = header(region.bytes());
+        region.bytes_mut()[..HEADER_BYTES].copy_from_slice(&header);
+        Self::validated(region)
+    }
+
+    /// Reads an image and proves it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is damaged, or is of another format, or says what cannot be.
+    pub fn open(path: &Path) -> Result<Self, ImageError> {
+        let mut file = File::open(path)?;
+        let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        let mut region = Region::zeroed(len)?;
+        file.read_exact(region.bytes_mut())?;
+        Self::validated(region)
+    }
+
+    /// As [`Image::open`], from bytes.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ImageError> {
+        let mut region = Region::zeroed(bytes.len())?;
+        region.bytes_mut().copy_from_slice(bytes);
+        Self::validated(region)
+    }
+
+    fn validated(region: Region) -> Result<Self, ImageError> {
+        check_header(region.bytes())?;
+        let archive = &region.bytes()[HEADER_BYTES..];
+        let arrays = rkyv::access::<ArchivedArrays, RkyvError>(archive).map_err(|error| {
+            ImageError::Refused(format!("the archive is not well-formed ({error}); build it again"))
+        })?;
+        if let Err(fault) = validate::validate(arrays) {
+            return refused(format!("the tables contradict themselves ({fault}); build the image again"));
+        }
+        Ok(Self { region })
+    }
+
+    /// The image's bytes, header first: what a file holds.
+    pub fn bytes(&self) -> &[u8] {
+        self.region.bytes()
+    }
+
+    /// The tables.
+    #[inline]
+    pub fn arrays(&self) -> &ArchivedArrays {
+        // JUSTIFICATION: checked access walks every array; this is called once a burst.
+        // SAFETY: `validated`, the only way to make an `Image`, had `rkyv::access` check these very
+        // bytes, and nothing can change them: the region is private and only lent as `&`.
+        unsafe { rkyv::access_unchecked::<ArchivedArrays>(&self.region.bytes()[HEADER_BYTES..]) }
+    }
+
+    /// Writes the image beside `path` and renames it there: a reader sees the old one or all of the
+    /// new one. Only the owner can read it: it may hold keys.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let folder = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let file_name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+        let beside = folder.join(format!(".{file_name}.{}.new", std::process::id()));
+        let written = (|| {
+            let mut file =
+                File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+            file.write_all(self.bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&beside, path)?;
+            File::open(folder)?.sync_all()
+        })();
+        if written.is_err() {
+            let _ = std::fs::remove_file(&beside);
+        }
+        written
+    }
+
+    /// The digest of the tables: the checksum in the header.
+    pub fn digest(&self) -> u128 {
+        self.bytes()[32..48].try_into().map_or(0, u128::from_le_bytes)
+    }
+
+    /// Whether the tables lie on huge pages.
+    pub fn is_huge(&self) -> bool {
+        self.region.is_huge()
+    }
+
+    /// The tables as rows again.
+    pub fn to_rib(&self) -> Rib {
+        compile::decompile(self.arrays())
+    }
+
+    /// What takes how much.
+    pub fn sizes(&self) -> Sizes {
+        let a = self.arrays();
+        fn row<T>(name: &'static str, array: &[T]) -> (&'static str, usize, usize) {
+            (name, array.len(), size_of_val(array))
+        }
+        Sizes {
+            arrays: vec![
+                row("lines", &a.lines),
+                ("users index", a.users.entries(a.lines.len()).unwrap_or(0), a.users.size()),
+                ("owners index", a.owners.entries(a.lines.len()).unwrap_or(0), a.owners.size()),
+                row("nat6", &a.nat6),
+                ("tries", 0, a.tries.size()),
+                row("segments", &a.segments),
+                row("prefixes", &a.prefixes),
+                row("servers", &a.servers),
+                row("gateways", &a.gateways),
+                row("apps", &a.apps),
+                row("sources", &a.sources),
+                row("names", &a.names),
+                row("groups", &a.groups),
+                row("members", &a.members),
+                row("keys", &a.keys),
+                row("text", &a.text),
+            ],
+            image_bytes: self.bytes().len(),
+            terminals: a.lines.len(),
+        }
+    }
+}
+
+/// The header that belongs to an image, whose first 64 bytes do not matter.
+///
+/// | offset | bytes | field |
+/// |---|---|---|
+/// | 0 | 8 | magic `PPIMAGE\0` |
+/// | 8 | 4 | format, 1 |
+/// | 12 | 4 | 0x01020304 |
+/// | 16 | 8 | bytes of the archive |
+/// | 24 | 8 | zero |
+/// | 32 | 16 | XXH3-128 of the header with these bytes zero, then the archive |
+/// | 48 | 16 | zero |
+///
+/// All little-endian.
+fn header(image: &[u8]) -> [u8; HEADER_BYTES] {
+    let archive = &image[HEADER_BYTES..];
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+    header[12..16].copy_from_slice(&ENDIAN.to_le_bytes());
+    header[16..24].copy_from_slice(&(archive.len() as u64).to_le_bytes());
+    let mut hash = Xxh3::new();
+    hash.update(&header);
+    hash.update(archive);
+    header[32..48].copy_from_slice(&hash.digest128().to_le_bytes());
+    header
+}
+
+fn check_header(image: &[u8]) -> Result<(), ImageError> {
+    let Some(found) = image.get(..HEADER_BYTES) else {
+        return refused(format!(
+            "expected an image of at least {HEADER_BYTES} bytes, found {}; build it with `pushplane tables build`",
+            image.len()
+        ));
+    };
+    if found[..8] != MAGIC {
+        return refused("this is no pushplane image; build one with `pushplane tables build`");
+    }
+    let format = u32::from_le_bytes([found[8], found[9], found[10], found[11]]);
+    if format != FORMAT || found[12..16] != ENDIAN.to_le_bytes() {
+        return refused(format!("the image has format {format}, this build reads {FORMAT}; build it again"));
+    }
+    let expected = header(image);
+    if found[16..24] != expected[16..24] {
+        return refused("the image is shorter or longer than its header says; copy or build it again");
+    }
+    if found[..] != expected[..] {
+        return refused("the image's checksum is wrong: it is damaged; copy or build it again");
+    }
+    Ok(())
+}
+
+impl ArchivedArrays {
+    /// A text of the tables.
+    pub(super) fn text(&self, text: &ArchivedText) -> &str {
+        let start = text.start.to_native() as usize;
+        let bytes = self.text.get(start..start + text.len.to_native() as usize).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+
+    /// The index of users.
+    #[inline(always)]
+    pub fn users_index(&self) -> &ArchivedIndex {
+        &self.users
+    }
+
+    /// The public IPv6 addresses.
+    pub fn nat6(&self) -> &[[u8; 16]] {
+        &self.nat6
+    }
+
+    /// All terminals' lines.
+    pub fn lines(&self) -> &[ArchivedLine] {
+        &self.lines
+    }
+
+    /// The members of a group.
+    pub fn group(&self, group: PushId) -> Option<&[[u8; 16]]> {
+        let id = group.to_bytes();
+        let row = &self.groups[self.groups.binary_search_by(|row| row.group.cmp(&id)).ok()?];
+        let first = row.first.to_native() as usize;
+        self.members.get(first..first + row.count.to_native() as usize)
+    }
+
+    /// The user who has this name.
+    pub fn name(&self, name: &str) -> Option<PushId> {
+        let at = self.names.binary_search_by(|row| self.text(&row.name).cmp(name)).ok()?;
+        Some(PushId::from_bytes(self.names[at].push_id))
+    }
+}

@@ -1,0 +1,227 @@
+//! Publishing: one writer swaps a pointer, readers enter once a burst, and the old value is freed when
+//! every reader has left. No lock, no reference count a datagram, no epoch collector.
+//!
+//! Costs a reader one sequentially consistent store and two loads a burst, whatever the burst's size;
+//! the writer, at each look, one load a reader. A reader that stays inside keeps one old value alive
+//! and delays nobody.
+//!
+//! # Why a value is never freed under a reader
+//!
+//! A reader's slot counts its steps: odd inside, even outside. `enter` makes it odd, then loads the
+//! pointer; both are sequentially consistent. The writer swaps the pointer, then reads all slots (its
+//! snapshot). Take a reader and a swap from A to B; after its last step before the snapshot the reader is
+//! in one of three places:
+//!
+//! 1. It had entered before the snapshot was read and is still inside: the slot is odd in the snapshot.
+//!    A stays until the slot shows another number.
+//! 2. It was outside (the slot is even in the snapshot): in the one order of all sequentially consistent
+//!    steps, its next `enter` comes after the snapshot and so after the swap. It loads B or later.
+//! 3. It had left and entered again between swap and snapshot: the slot is odd, and A is kept longer than
+//!    needed. Nothing worse.
+//!
+//! Later steps of the reader only make the number differ from the snapshot, and a reader that has moved
+//! on loads the pointer anew: it cannot come back to A. Numbers do not wrap: 2^64 bursts.
+
+#![expect(unsafe_code, reason = "turns the published pointer into a reference while a reader is inside")]
+
+use std::marker::PhantomData;
+use std::ops::Deref;
+
+use crossbeam::utils::CachePadded;
+
+use crate::sync::{Arc, AtomicPtr, AtomicU64, Ordering};
+
+struct Shared<T> {
+    current: AtomicPtr<T>,
+    /// One a reader: steps in and out.
+    slots: Box<[CachePadded<AtomicU64>]>,
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: the last handle is gone, so no reader is inside; the pointer came from a Box and is
+        // owned by `current` alone (a retired value is owned by the writer).
+        drop(unsafe { Box::from_raw(self.current.load(Ordering::SeqCst)) });
+    }
+}
+
+/// The writer's side: publishes values and frees old ones.
+pub struct Publisher<T> {
+    shared: Arc<Shared<T>>,
+    retired: Vec<Retired<T>>,
+}
+
+struct Retired<T> {
+    value: Box<T>,
+    snapshot: Vec<u64>,
+}
+
+/// One reader's side: belongs to one thread at a time.
+pub struct Reader<T> {
+    shared: Arc<Shared<T>>,
+    slot: usize,
+    steps: u64,
+    /// `Send`, not `Sync`: two threads that shared it would share a slot.
+    _not_sync: PhantomData<std::cell::Cell<()>>,
+}
+
+/// A reader that is inside: the value stays until this is dropped.
+pub struct Guard<'a, T> {
+    value: &'a T,
+    slot: &'a AtomicU64,
+    left: u64,
+}
+
+/// Publishes a first value to so many readers.
+pub fn publish<T: Send + Sync>(first: T, readers: usize) -> (Publisher<T>, Vec<Reader<T>>) {
+    let shared = Arc::new(Shared {
+        current: AtomicPtr::new(Box::into_raw(Box::new(first))),
+        slots: (0..readers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+    });
+    let reader = |slot| Reader { shared: Arc::clone(&shared), slot, steps: 0, _not_sync: PhantomData };
+    let readers = (0..readers).map(reader).collect();
+    (Publisher { shared, retired: Vec::new() }, readers)
+}
+
+impl<T: Send + Sync> Publisher<T> {
+    /// Makes `value` what every reader sees from its next burst on.
+    pub fn publish(&mut self, value: T) {
+        let new = Box::into_raw(Box::new(value));
+        let old = self.shared.current.swap(new, Ordering::SeqCst);
+        // SAFETY: the pointer came from a Box in `publish` and is no longer reachable but by readers
+        // that are inside; it is dropped only by `reclaim`.
+        let value = unsafe { Box::from_raw(old) };
+        let snapshot = self.shared.slots.iter().map(|slot| slot.load(Ordering::SeqCst)).collect();
+        self.retired.push(Retired { value, snapshot });
+        self.reclaim();
+    }
+
+    /// Frees what every reader has left; returns how many values still wait.
+    pub fn reclaim(&mut self) -> usize {
+        let slots = &self.shared.slots;
+        self.retired.retain(|retired| {
+            let inside = |(slot, seen): (&CachePadded<AtomicU64>, &u64)| {
+                seen % 2 == 1 && slot.load(Ordering::SeqCst) == *seen
+            };
+            slots.iter().zip(&retired.snapshot).any(inside)
+        });
+        self.retired.len()
+    }
+
+    /// The value that is published now.
+    pub fn current(&self) -> &T {
+        // SAFETY: only `publish`, which needs `&mut self`, can retire it.
+        unsafe { &*self.shared.current.load(Ordering::SeqCst) }
+    }
+}
+
+impl<T> Drop for Publisher<T> {
+    fn drop(&mut self) {
+        // A reader may still be inside an old value, and nobody would wait for it any more: leak.
+        for retired in self.retired.drain(..) {
+            let slots = self.shared.slots.iter().zip(&retired.snapshot);
+            if slots.into_iter().any(|(slot, seen)| seen % 2 == 1 && slot.load(Ordering::SeqCst) == *seen) {
+                std::mem::forget(retired.value);
+            }
+        }
+    }
+}
+
+impl<T: Send + Sync> Reader<T> {
+    /// Enters: the value seen now stays as long as the guard.
+    #[inline]
+    pub fn enter(&mut self) -> Guard<'_, T> {
+        let slot = &*self.shared.slots[self.slot];
+        slot.store(self.steps + 1, Ordering::SeqCst);
+        let value = self.shared.current.load(Ordering::SeqCst);
+        self.steps += 2;
+        // SAFETY: the slot is odd since before the load; see the module's proof.
+        Guard { value: unsafe { &*value }, slot, left: self.steps }
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        self.value
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.slot.store(self.left, Ordering::SeqCst);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+    struct Counted(u64, Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0 = u64::MAX;
+            self.1.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_value_lives_until_its_last_reader_has_left() {
+        let alive = Arc::new(AtomicUsize::new(0));
+        let value = |n| {
+            alive.fetch_add(1, Ordering::SeqCst);
+            Counted(n, alive.clone())
+        };
+        let (mut publisher, mut readers) = publish(value(1), 2);
+        let mut second = readers.pop().unwrap();
+        let mut first = readers.pop().unwrap();
+        let inside = first.enter();
+        publisher.publish(value(2));
+        assert_eq!((inside.0, second.enter().0), (1, 2));
+        assert_eq!((publisher.reclaim(), alive.load(Ordering::SeqCst)), (1, 2));
+        drop(inside);
+        assert_eq!((publisher.reclaim(), alive.load(Ordering::SeqCst)), (0, 1));
+        publisher.publish(value(3));
+        assert_eq!((first.enter().0, alive.load(Ordering::SeqCst)), (3, 1));
+        drop((publisher, first, second));
+        assert_eq!(alive.load(Ordering::SeqCst), 0);
+    }
+
+    /// Two threads read while the writer publishes: nobody ever sees a freed value.
+    #[test]
+    fn readers_never_see_a_freed_value() {
+        let alive = Arc::new(AtomicUsize::new(1));
+        let (mut publisher, readers) = publish(Counted(0, alive.clone()), 2);
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads: Vec<_> = readers
+            .into_iter()
+            .map(|mut reader| {
+                let stop = stop.clone();
+                std::thread::spawn(move || {
+                    let mut last = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let value = reader.enter().0;
+                        assert!(value != u64::MAX && value >= last);
+                        last = value;
+                    }
+                })
+            })
+            .collect();
+        for n in 1..20_000 {
+            alive.fetch_add(1, Ordering::SeqCst);
+            publisher.publish(Counted(n, alive.clone()));
+        }
+        stop.store(true, Ordering::Relaxed);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(publisher.reclaim(), 0);
+        drop(publisher);
+        assert_eq!(alive.load(Ordering::SeqCst), 0);
+    }
+}
