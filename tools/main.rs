@@ -55,6 +55,13 @@ impl std::fmt::Display for Stop {
     }
 }
 
+impl Stop {
+    /// What is wrong with a file that is not of ours, or a folder.
+    fn file(path: &std::path::Path, error: impl std::fmt::Display) -> Self {
+        Self::Wrong(format!("{}: {error}", path.display()))
+    }
+}
+
 impl From<pushplane::diagnostic::Diagnostics> for Stop {
     fn from(diagnostics: pushplane::diagnostic::Diagnostics) -> Self {
         Self::Wrong(diagnostics.to_string())
