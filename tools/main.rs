@@ -1,6 +1,7 @@
 //! The `pushplane` command: flags in, library calls, answers out. One file a subcommand.
 
 mod check;
+mod common;
 mod explain;
 mod lab;
 mod listen;

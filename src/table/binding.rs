@@ -139,7 +139,35 @@ impl Index {
     }
 }
 
+/// How full an index is, and what a lookup costs because of it.
+#[derive(Clone, Copy, PartialEq, Debug, serde::Serialize)]
+pub struct Load {
+    /// Entries in use.
+    pub entries: usize,
+    /// Buckets: cache lines of ten entries each.
+    pub buckets: usize,
+    /// Entries in use of all that there is room for.
+    pub load_factor: f64,
+    /// Buckets that a lookup of something unknown reads, on average: the most that any reads.
+    pub buckets_a_lookup: f64,
+    /// The most buckets that one lookup reads.
+    pub buckets_a_lookup_max: usize,
+}
+
 impl ArchivedIndex {
+    /// How full it is, over this many lines.
+    pub fn load(&self, lines: usize) -> Load {
+        let (entries, buckets) = (self.entries(lines).unwrap_or(0), self.buckets.len());
+        let spills = || self.buckets.iter().map(|bucket| bucket.spill.to_native() as usize);
+        Load {
+            entries,
+            buckets,
+            load_factor: entries as f64 / (buckets * WAYS).max(1) as f64,
+            buckets_a_lookup: 1.0 + spills().sum::<usize>() as f64 / buckets.max(1) as f64,
+            buckets_a_lookup_max: 1 + spills().max().unwrap_or(0),
+        }
+    }
+
     /// The seed that the index was filled with.
     pub fn seed(&self) -> u64 {
         self.seed.to_native()
