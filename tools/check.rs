@@ -9,6 +9,7 @@ use pushplane::net;
 use pushplane::table::Tables;
 use pushplane::table::source::check_against;
 
+use crate::common::{Entries, Opened};
 use crate::{Stop, common};
 
 /// Everything that `serve` would refuse, refused here: the configuration, the tables, what they say
@@ -32,7 +33,7 @@ struct Answer<'a> {
     listen: Vec<String>,
     tables: String,
     digest: String,
-    entries: std::collections::BTreeMap<&'static str, usize>,
+    entries: Entries,
     bytes: usize,
     warnings: Vec<String>,
 }
@@ -42,15 +43,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     let mut warnings = Vec::new();
     let mut faults = Vec::new();
     host(&config, &places, &mut faults, &mut warnings);
-    // The tables' faults are told beside the host's: all of them at once.
-    let image = match common::open_tables(&config.tables) {
-        Ok(image) => image,
+    let mut opened = match common::open(&config.tables) {
+        Ok(opened) => opened,
+        // The tables' faults are told beside the host's: all of them at once.
         Err(Stop::Wrong(wrong)) if !faults.is_empty() => {
             return Err(Stop::Wrong(format!("{}\n{wrong}", Diagnostics(faults))));
         }
         Err(stop) => return Err(stop),
     };
-    match check_against(&config, &places, &image.to_rib()) {
+    match check_against(&config, &places, opened.rib()) {
         Ok(more) => warnings.extend(more),
         Err(Diagnostics(more)) => faults.extend(more),
     }
@@ -58,7 +59,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         faults.sort();
         return Err(Diagnostics(faults).into());
     }
+    warnings.append(&mut opened.warnings);
     common::warn(&warnings);
+    let Opened { image, .. } = opened;
+    let entries = common::entries(&image);
     let tables = Tables::new(image, 1, &config.name, None);
     let answer = Answer {
         ok: true,
@@ -66,20 +70,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         listen: config.listen.iter().map(ToString::to_string).collect(),
         tables: config.tables.display().to_string(),
         digest: format!("{:032x}", tables.image().digest()),
-        entries: tables.entries().into_iter().collect(),
         bytes: tables.bytes(),
         warnings: warnings.iter().map(ToString::to_string).collect(),
+        entries,
     };
     if args.json {
         return common::print_json(&answer);
     }
     common::print(|out| {
-        let rows: Vec<String> = tables
-            .entries()
-            .iter()
-            .map(|(table, rows)| format!("{} {table}", common::grouped(*rows as u64)))
-            .collect();
-        writeln!(out, "ok {} on {}: {}", config.name, answer.listen.join(", "), rows.join(", "))
+        let rows = answer.entries.text();
+        writeln!(out, "ok {} on {}: {rows}", config.name, answer.listen.join(", "))
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use pushplane::diagnostic::{Diagnostic, Diagnostics};
 use pushplane::id::Endpoint;
+use pushplane::table::rows::{Rows, Table};
 use pushplane::table::source::{self, Loaded};
 use pushplane::table::{Image, Rib};
 
@@ -19,26 +20,55 @@ pub(crate) fn fault(path: &Path, sentence: impl std::fmt::Display) -> Stop {
     Diagnostics(vec![Diagnostic::new(path, 1, 1, sentence.to_string())]).into()
 }
 
-/// The tables of a directory of sources, or of an image; warnings go to standard error.
-pub(crate) fn open_tables(path: &Path) -> Result<Image, Stop> {
+/// Tables that were opened.
+pub(crate) struct Opened {
+    /// What can be served.
+    pub(crate) image: Image,
+    /// The rows, where they were read from sources.
+    rib: Option<Rib>,
+    /// What is allowed in the sources but probably not meant.
+    pub(crate) warnings: Vec<Diagnostic>,
+}
+
+impl Opened {
+    /// The rows.
+    pub(crate) fn rib(&mut self) -> &Rib {
+        self.rib.get_or_insert_with(|| self.image.to_rib())
+    }
+}
+
+/// The tables of a directory of sources, or of an image.
+pub(crate) fn open(path: &Path) -> Result<Opened, Stop> {
     if path.is_dir() {
-        return build(path, &load_sources(path)?);
+        let Loaded { rib, warnings } = load(path)?;
+        return Ok(Opened { image: build(path, &rib)?, rib: Some(rib), warnings });
     }
     let _progress = Progress::start("reading the image");
-    Image::open(path).map_err(|error| {
+    let image = Image::open(path).map_err(|error| {
         let sentence = error.to_string();
         if path.exists() {
-            fault(path, sentence)
-        } else {
-            fault(path, format!("expected an image or a directory of table sources, found none ({sentence})"))
+            return fault(path, sentence);
         }
-    })
+        fault(path, format!("expected an image or a directory of table sources, found none ({sentence})"))
+    })?;
+    Ok(Opened { image, rib: None, warnings: Vec::new() })
+}
+
+/// As [`open`]: warnings go to standard error.
+pub(crate) fn open_tables(path: &Path) -> Result<Image, Stop> {
+    let Opened { image, warnings, .. } = open(path)?;
+    warn(&warnings);
+    Ok(image)
+}
+
+fn load(dir: &Path) -> Result<Loaded, Stop> {
+    let _progress = Progress::start("reading the sources");
+    Ok(source::load(dir)?)
 }
 
 /// Reads a directory of table sources; warnings go to standard error.
 pub(crate) fn load_sources(dir: &Path) -> Result<Rib, Stop> {
-    let _progress = Progress::start("reading the sources");
-    let Loaded { rib, warnings } = source::load(dir)?;
+    let Loaded { rib, warnings } = load(dir)?;
     warn(&warnings);
     Ok(rib)
 }
@@ -65,6 +95,29 @@ pub(crate) fn warn(warnings: &[Diagnostic]) {
 /// A line on standard error; nothing when nobody reads it any more.
 pub(crate) fn note(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Rows of each table.
+pub(crate) struct Entries(Vec<(Table, usize)>);
+
+/// Counts the rows of each table.
+pub(crate) fn entries(image: &Image) -> Entries {
+    let rows = Rows::new(image);
+    Entries(Table::ALL.map(|table| (table, rows.len(table))).into())
+}
+
+impl Entries {
+    /// `3 servers, 4 gateways, …`.
+    pub(crate) fn text(&self) -> String {
+        let text = |(table, rows): &(Table, usize)| format!("{} {}", grouped(*rows as u64), table.name());
+        self.0.iter().map(text).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl serde::Serialize for Entries {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(table, rows)| (table.name(), rows)))
+    }
 }
 
 /// The server that a command stands for: the one asked for, else the first.

@@ -13,6 +13,7 @@ use pushplane::table::source::check_against;
 use pushplane::table::{Image, Tables};
 use pushplane::wire::prp::flag;
 
+use crate::common::Opened;
 use crate::{Stop, common};
 
 /// What the dataplane would do with a message and why, step by step. Exits 1 when it would drop it
@@ -114,8 +115,11 @@ struct Place {
 impl Place {
     fn configured(file: &Path) -> Result<Self, Stop> {
         let (config, places) = Config::load_with_places(file)?;
-        let image = common::open_tables(&config.tables)?;
-        common::warn(&check_against(&config, &places, &image.to_rib())?);
+        let mut opened = common::open(&config.tables)?;
+        let disagree = check_against(&config, &places, opened.rib())?;
+        let Opened { image, warnings, .. } = opened;
+        common::warn(&warnings);
+        common::warn(&disagree);
         let listen = config.listen.clone();
         Ok(Self::new(image, config.name, config.policy, listen, config.limits.datagram_max))
     }
@@ -149,7 +153,7 @@ fn print(out: &mut dyn Write, name: &str, question: &Question, answer: &Explanat
         writeln!(out, "{:>3}. {step}", at + 1)?;
     }
     match answer.reason {
-        Some(reason) => writeln!(out, "verdict: drop, {reason}; remedy: {}", reason.remedy())?,
+        Some(reason) => writeln!(out, "verdict: drop, {reason}\nremedy: {}", reason.remedy())?,
         None => writeln!(out, "verdict: {}", answer.verdict)?,
     }
     for send in &answer.sends {

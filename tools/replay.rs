@@ -12,6 +12,7 @@ use pushplane::table::{Image, Tables};
 
 use self::engine::Engine;
 use self::report::Report;
+use crate::common::Opened;
 use crate::{Stop, common};
 
 /// Captured traffic through the engine, offline: every PRP datagram of a capture, or with --as-push a
@@ -61,10 +62,12 @@ const SAY_EVERY: u64 = 1 << 14;
 
 pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     let reader = Reader::open(&args.capture).map_err(|error| common::fault(&args.capture, error))?;
-    let image = common::open_tables(&args.tables)?;
+    let mut opened = common::open(&args.tables)?;
+    common::warn(&opened.warnings);
+    let owners = args.as_push.then(|| Owners::new(opened.rib()));
+    let Opened { image, .. } = opened;
     let name = common::own_server(&image, &args.tables, args.own.as_deref())?;
     let app = args.app.unwrap_or_else(|| first_app(&image));
-    let owners = args.as_push.then(|| Owners::new(&image.to_rib()));
     let owner = |address, layer: Option<&Layer>| owners.as_ref()?.owner(address, layer);
     let tables = Tables::new(image, 1, &name, None);
 

@@ -5,10 +5,9 @@ mod learn;
 mod show;
 mod size;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pushplane::table::generate::{Generate, generate};
-use pushplane::table::rows::{Rows, Table};
 use pushplane::table::{Image, source};
 
 use crate::{Stop, common};
@@ -59,18 +58,17 @@ struct Summary {
     path: String,
     digest: String,
     image_bytes: usize,
-    entries: std::collections::BTreeMap<&'static str, usize>,
+    entries: common::Entries,
 }
 
 impl Summary {
-    fn new(path: &std::path::Path, image: &Image) -> Self {
-        let rows = Rows::new(image);
+    fn new(path: &Path, image: &Image) -> Self {
         Self {
             ok: true,
             path: path.display().to_string(),
             digest: format!("{:032x}", image.digest()),
             image_bytes: image.bytes().len(),
-            entries: Table::ALL.iter().map(|table| (table.name(), rows.len(*table))).collect(),
+            entries: common::entries(image),
         }
     }
 
@@ -78,13 +76,8 @@ impl Summary {
         if json {
             return common::print_json(self);
         }
-        let rows = |table: &Table| {
-            let rows = self.entries.get(table.name()).copied().unwrap_or(0);
-            format!("{} {}", common::grouped(rows as u64), table.name())
-        };
-        let rows: Vec<String> = Table::ALL.iter().map(rows).collect();
         common::print(|out| {
-            writeln!(out, "{what} {}: {}", self.path, rows.join(", "))?;
+            writeln!(out, "{what} {}: {}", self.path, self.entries.text())?;
             writeln!(out, "{} bytes, digest {}", common::grouped(self.image_bytes as u64), self.digest)
         })
     }

@@ -21,7 +21,7 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::binding::{ArchivedIndex, ArchivedLine, Index, Line, Load};
+use super::binding::{self, ArchivedIndex, ArchivedLine, Index, Line, Load};
 use super::compile;
 use super::lpm::Tries;
 use super::memory::Region;
@@ -382,6 +382,15 @@ impl Image {
         fn row<T>(name: &'static str, array: &[T]) -> (&'static str, usize, usize) {
             (name, array.len(), size_of_val(array))
         }
+        let lines = || a.lines.iter().enumerate();
+        let is_first = |at: usize| at == 0 || a.lines[at - 1].user() != a.lines[at].user();
+        let users = lines()
+            .filter(|(at, _)| is_first(*at))
+            .map(|(at, line)| (binding::hash(line.user().0, a.users.seed()), at));
+        let owners = lines().filter_map(|(at, line)| {
+            let key = binding::owner_key(line.realm(), line.private()?.octets());
+            Some((binding::hash(key, a.owners.seed()), at))
+        });
         Sizes {
             arrays: vec![
                 row("lines", &a.lines),
@@ -403,8 +412,8 @@ impl Image {
             ],
             image_bytes: self.bytes().len(),
             terminals: a.lines.len(),
-            users: a.users.load(a.lines.len()),
-            owners: a.owners.load(a.lines.len()),
+            users: a.users.load(users),
+            owners: a.owners.load(owners),
         }
     }
 }

@@ -76,7 +76,7 @@ pub(super) struct Outcome {
     pub(super) latency: Percentiles,
     /// Everything planned was sent and is in exactly one counter.
     pub(super) valid: bool,
-    /// Over every message's frame number, verdict, reason and sends.
+    /// Over every message's frame number, destination, verdict, reason and sends.
     pub(super) digest: String,
 }
 
@@ -181,7 +181,7 @@ impl<'a> Engine<'a> {
             let verdict = self.plane.verdict(at);
             let sends = if matches!(verdict, Verdict::Drop(_)) { &[][..] } else { self.plane.sends(at) };
             let sends: Vec<Sent<'_>> = sends.iter().map(|send| Sent::of(self.tables, send)).collect();
-            digest(&mut self.digest, row.frame_number, verdict, &sends);
+            digest(&mut self.digest, row, verdict, &sends);
             if self.verbose {
                 line(out, row, verdict, &sends)?;
             }
@@ -224,11 +224,12 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Adds a message: its frame number, the verdict's name, the reason's code, how many sends, and of each
+/// Adds a message: its frame number, its destination, the verdict's name, the reason's code, how many sends, and of each
 /// its address and port, its way, the terminal and its private address. Numbers are little-endian.
-fn digest(hash: &mut Xxh3, frame_number: u64, verdict: Verdict, sends: &[Sent<'_>]) {
+fn digest(hash: &mut Xxh3, row: &Row, verdict: Verdict, sends: &[Sent<'_>]) {
     let reason = if let Verdict::Drop(reason) = verdict { reason.code() } else { 0 };
-    hash.update(&frame_number.to_le_bytes());
+    hash.update(&row.frame_number.to_le_bytes());
+    hash.update(&row.destination.to_bytes());
     hash.update(verdict_name(verdict).as_bytes());
     hash.update(&reason.to_le_bytes());
     hash.update(&(sends.len() as u32).to_le_bytes());

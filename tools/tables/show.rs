@@ -39,8 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     let Some(table) = args.table else {
         let digest = format!("{:032x}", image.digest());
         if args.json {
-            let entries: serde_json::Map<String, serde_json::Value> =
-                Table::ALL.iter().map(|table| (table.name().to_owned(), json!(rows.len(*table)))).collect();
+            let entries = common::entries(&image);
             let names: Vec<&str> = image.server_names().collect();
             return common::print_json(&json!({
                 "digest": digest, "image_bytes": image.bytes().len(), "entries": entries, "servers": names,
@@ -65,10 +64,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
             return Ok(());
         }
         let mut csv = csv::Writer::from_writer(out);
-        csv.write_record(table.columns())?;
+        csv.write_record(table.columns()).map_err(unwrapped)?;
         for at in 0..rows.len(table) {
-            csv.write_record(rows.row(table, at).iter().map(cell_text))?;
+            csv.write_record(rows.row(table, at).iter().map(cell_text)).map_err(unwrapped)?;
         }
         csv.flush()
     })
+}
+
+/// The error itself, which says whether the reader went away.
+fn unwrapped(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    }
 }

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         users_index: users,
         owners_index: owners,
         // The index, then the terminal's line.
-        cache_lines_a_lookup: users.buckets_a_lookup + 1.0,
+        cache_lines_a_lookup: users.buckets_a_hit + 1.0,
     };
     if args.json {
         return common::print_json(&answer);
@@ -78,10 +78,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         for (index, load) in [("users", &users), ("owners", &owners)] {
             writeln!(
                 out,
-                "{index} index: {:.0} % full, {:.2} cache lines a lookup, at most {}",
+                "{index} index: {:.0} % full; {:.2} cache lines a lookup, {:.2} of what is not there, at most {}",
                 load.load_factor * 100.0,
-                load.buckets_a_lookup,
-                load.buckets_a_lookup_max
+                load.buckets_a_hit,
+                load.buckets_a_miss,
+                load.buckets_max
             )?;
         }
         writeln!(out, "{:.2} cache lines from a Push ID to its terminal", answer.cache_lines_a_lookup)
