@@ -95,7 +95,7 @@ impl State {
     }
 }
 
-/// A running Push server.
+/// A running Push server. Dropping it stops it.
 pub struct Server {
     config: Config,
     state: Arc<State>,
@@ -191,17 +191,12 @@ impl Server {
                     server.warnings.extend(started.warnings);
                     server.ports.push(started.port);
                 }
-                Ok(Err(error)) => return Err(server.abandon(error)),
-                Err(_) => return Err(server.abandon(StartError("a shard ended while it started".to_owned()))),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(StartError("a shard ended while it started".to_owned())),
             }
         }
         server.state.ready.store(true, Ordering::SeqCst);
         Ok(server)
-    }
-
-    fn abandon(self, error: StartError) -> StartError {
-        let _ = self.stop();
-        error
     }
 
     /// Its configuration.
@@ -270,6 +265,11 @@ impl Server {
     /// # Errors
     /// The first shard that did not end well.
     pub fn stop(mut self) -> io::Result<Counters> {
+        self.halt()?;
+        Ok(self.state.counters())
+    }
+
+    fn halt(&mut self) -> io::Result<()> {
         self.state.ready.store(false, Ordering::SeqCst);
         self.state.stop.store(true, Ordering::SeqCst);
         let mut result = Ok(());
@@ -277,7 +277,13 @@ impl Server {
             let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a shard panicked")));
             result = result.and(ended);
         }
-        result.map(|()| self.state.counters())
+        result
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.halt();
     }
 }
 

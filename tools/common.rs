@@ -82,13 +82,7 @@ pub(crate) fn build(dir: &Path, rib: &Rib) -> Result<Image, Stop> {
 /// Warnings, to standard error.
 pub(crate) fn warn(warnings: &[Diagnostic]) {
     for warning in warnings {
-        note(format_args!(
-            "{}:{}:{}: warning: {}",
-            warning.file.display(),
-            warning.line,
-            warning.column,
-            warning.sentence
-        ));
+        note(format_args!("warning: {warning}"));
     }
 }
 

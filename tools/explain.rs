@@ -9,11 +9,9 @@ use pushplane::config::{Config, Limits, Policy};
 use pushplane::id::{Endpoint, PushId};
 use pushplane::plane::explain::{Explanation, Question, explain};
 use pushplane::plane::{Shared, Site};
-use pushplane::table::source::check_against;
 use pushplane::table::{Image, Tables};
 use pushplane::wire::prp::flag;
 
-use crate::common::Opened;
 use crate::{Stop, common};
 
 /// What the dataplane would do with a message and why, step by step. Exits 1 when it would drop it
@@ -115,11 +113,7 @@ struct Place {
 impl Place {
     fn configured(file: &Path) -> Result<Self, Stop> {
         let (config, places) = Config::load_with_places(file)?;
-        let mut opened = common::open(&config.tables)?;
-        let disagree = check_against(&config, &places, opened.rib())?;
-        let Opened { image, warnings, .. } = opened;
-        common::warn(&warnings);
-        common::warn(&disagree);
+        let image = crate::serve::load(&config, &places)?;
         let listen = config.listen.clone();
         Ok(Self::new(image, config.name, config.policy, listen, config.limits.datagram_max))
     }

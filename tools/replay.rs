@@ -99,7 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     let reader = pushes.reader();
     let (damage, damages) = reader.damage();
     for place in damage {
-        common::note(format_args!("{}:1:1: warning: damaged at {place}", args.capture.display()));
+        common::note(format_args!("warning: {}:1:1: damaged at {place}", args.capture.display()));
     }
     let report = Report {
         capture: args.capture.display().to_string(),

@@ -221,7 +221,7 @@ fn what_no_listening_address_reaches_is_not_sent() {
     let configured = folder.run(&format!("explain --config c.toml {frank}"));
     configured.no();
     assert!(
-        configured.err.contains("warning: listen: user 00000000000000000000000000000006 has an IPv6 nat")
+        configured.err.contains("c.toml:3:10: listen: user 00000000000000000000000000000006 has an IPv6 nat")
     );
     assert_eq!(configured.json()["reason"], "no-route");
     assert_eq!(

@@ -143,10 +143,10 @@ fn a_damaged_capture_is_used_as_far_as_it_goes() {
     let whole = fs::read(format!("{ROOT}/tests/captures/zeek-gtp8_teredo.pcap")).unwrap();
     fs::write(folder.path("cut.pcap"), &whole[..whole.len() - 20]).unwrap();
     let learned = folder.run("tables learn cut.pcap -o learned --json");
-    assert!(learned.err.starts_with("cut.pcap:1:1: warning: damaged at "), "{}", learned.err);
+    assert!(learned.err.starts_with("warning: cut.pcap:1:1: damaged at "), "{}", learned.err);
     assert_eq!(learned.json()["files"][0]["damages"], 1);
     let replayed = folder.run("replay cut.pcap --tables learned --as-push --json");
-    assert!(replayed.err.starts_with("cut.pcap:1:1: warning: damaged at "), "{}", replayed.err);
+    assert!(replayed.err.starts_with("warning: cut.pcap:1:1: damaged at "), "{}", replayed.err);
     assert_eq!((&replayed.json()["damages"], &replayed.json()["valid"]), (&1.into(), &true.into()));
 }
 

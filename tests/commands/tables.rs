@@ -267,7 +267,7 @@ fn warnings_are_told_and_do_not_refuse() {
     let ran = folder.run("tables check lab");
     ran.ok();
     assert!(
-        ran.err.starts_with("lab/Servers.toml:1:1: warning: nobody reads a file of this name"),
+        ran.err.starts_with("warning: lab/Servers.toml:1:1: nobody reads a file of this name"),
         "{}",
         ran.err
     );

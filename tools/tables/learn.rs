@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     drop(progress);
     for file in &report.files {
         for damage in &file.damage {
-            common::note(format_args!("{}:1:1: warning: damaged at {damage}", file.file));
+            common::note(format_args!("warning: {}:1:1: damaged at {damage}", file.file));
         }
     }
     if args.json {
