@@ -10,7 +10,7 @@ use pushplane::table::Image;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::Stop;
+use crate::{Stop, common};
 
 /// Serve as a Push server until SIGTERM or SIGINT.
 ///
@@ -58,11 +58,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
 
 /// The tables that the configuration names, held to everything that it wants of them.
 pub(crate) fn load(config: &Config, places: &Places) -> Result<Image, Stop> {
-    let (image, rib) = crate::common::open(&config.tables)?;
-    for warning in pushplane::table::source::check_against(config, places, &rib)? {
-        eprintln!("warning: {warning}");
-    }
-    Ok(image)
+    let mut opened = common::open(&config.tables)?;
+    let disagree = pushplane::table::source::check_against(config, places, opened.rib())?;
+    common::warn(&opened.warnings);
+    common::warn(&disagree);
+    Ok(opened.image)
 }
 
 fn say_ready(server: &Server) {

@@ -34,7 +34,7 @@ impl Generate {
 }
 
 /// Rows written to each table, and bytes to all.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
 pub struct Summary {
     /// `servers.toml`.
     pub servers: u64,

@@ -21,11 +21,11 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::binding::{ArchivedIndex, ArchivedLine, Index, Line};
+use super::binding::{self, ArchivedIndex, ArchivedLine, Index, Line, Load};
 use super::compile;
 use super::lpm::Tries;
 use super::memory::Region;
-use super::rib::Rib;
+use super::rib::{Rib, User};
 use super::validate;
 use crate::id::{Endpoint, PushId};
 
@@ -242,6 +242,10 @@ pub struct Sizes {
     pub image_bytes: usize,
     /// Terminals.
     pub terminals: usize,
+    /// The index from a user to its terminals.
+    pub users: Load,
+    /// The index from a private address to its terminal.
+    pub owners: Load,
 }
 
 impl Image {
@@ -351,12 +355,42 @@ impl Image {
         compile::decompile(self.arrays())
     }
 
+    /// As [`Image::to_rib`] without the users, which are most of an image: read those with
+    /// [`Image::user`].
+    pub fn to_rib_without_users(&self) -> Rib {
+        compile::decompile_without_users(self.arrays())
+    }
+
+    /// The row of `users.csv` at this place, in the order of user and device.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn user(&self, at: usize) -> User {
+        let a = self.arrays();
+        a.lines[at].to_user(&a.nat6)
+    }
+
+    /// The names of the servers, in the order of `servers.toml`.
+    pub fn server_names(&self) -> impl ExactSizeIterator<Item = &str> {
+        let a = self.arrays();
+        a.servers.iter().map(|row| a.text(&row.name))
+    }
+
     /// What takes how much.
     pub fn sizes(&self) -> Sizes {
         let a = self.arrays();
         fn row<T>(name: &'static str, array: &[T]) -> (&'static str, usize, usize) {
             (name, array.len(), size_of_val(array))
         }
+        let lines = || a.lines.iter().enumerate();
+        let is_first = |at: usize| at == 0 || a.lines[at - 1].user() != a.lines[at].user();
+        let users = lines()
+            .filter(|(at, _)| is_first(*at))
+            .map(|(at, line)| (binding::hash(line.user().0, a.users.seed()), at));
+        let owners = lines().filter_map(|(at, line)| {
+            let key = binding::owner_key(line.realm(), line.private()?.octets());
+            Some((binding::hash(key, a.owners.seed()), at))
+        });
         Sizes {
             arrays: vec![
                 row("lines", &a.lines),
@@ -378,6 +412,8 @@ impl Image {
             ],
             image_bytes: self.bytes().len(),
             terminals: a.lines.len(),
+            users: a.users.load(users),
+            owners: a.owners.load(owners),
         }
     }
 }
