@@ -96,7 +96,6 @@ fn ruling_2_a_server_has_checked_its_sender() {
 /// The same for the server's own entry: this server sends itself nothing, so whoever writes from that
 /// address is somebody else.
 #[test]
-#[ignore = "found a fault: the next commits mend it"]
 fn ruling_2_the_servers_own_address_is_no_other_server() {
     let mut lab = Lab::new();
     // INTERFACE, ruling 19: the key in a server's own entry is not used.
