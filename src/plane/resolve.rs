@@ -156,7 +156,8 @@ impl Resolver<'_> {
             return Err(Reason::NotAttached);
         }
         if let Some(to) = line.serving() {
-            if roamed || self.site.listen.contains(&to) {
+            let own = self.tables.own().map(|own| self.tables.server_address(own));
+            if roamed || own == Some(to) || self.site.listen.contains(&to) {
                 return Err(Reason::NotAttached);
             }
             let server = self.tables.peer(to);

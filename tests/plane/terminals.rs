@@ -214,7 +214,6 @@ fn ruling_4_a_visitors_push_goes_home_first() {
 
 /// A table that says that a user roams at this very server would send it in a circle.
 #[test]
-#[ignore = "found a fault: the next commits mend it"]
 fn a_user_that_roams_here_is_not_forwarded_to_this_server() {
     let mut lab = Lab::new();
     assert_eq!(lab.dropped(&push(user::ROAMING_HERE), SENDER), Reason::NotAttached);
