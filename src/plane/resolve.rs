@@ -91,8 +91,6 @@ impl Resolver<'_> {
                     return Ok(Verdict::Forward);
                 }
             }
-            // Groups are served from the issue on groups on; until then none is.
-            _ if self.message.has(flag::GROUP) => return Err(Reason::UnknownGroup),
             _ => {}
         }
         if !self.message.has(flag::ROAMED) {
@@ -109,6 +107,10 @@ impl Resolver<'_> {
                 self.forward(cell, Some(server), to, false)?;
                 return Ok(Verdict::Forward);
             }
+        }
+        if kind == Kind::Push && self.message.has(flag::GROUP) {
+            // Groups are served from the issue on groups on; until then none is.
+            return Err(Reason::UnknownGroup);
         }
         self.home(cell, trace)
     }

@@ -225,7 +225,6 @@ fn a_user_that_roams_here_is_not_forwarded_to_this_server() {
 /// Ruling 7 is for later; until groups are served a message for one of this server's is rejected, and
 /// one for another server's goes there.
 #[test]
-#[ignore = "found a fault: the next commits mend it"]
 fn step_3_a_message_for_a_group() {
     let mut lab = Lab::new();
     assert_eq!(lab.dropped(&push(user::VXLAN).flags(flag::GROUP), SENDER), Reason::UnknownGroup);
