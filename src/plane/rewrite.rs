@@ -18,6 +18,11 @@ impl Plane {
     pub(super) fn rewrite(&mut self, site: &Site, tables: &Tables, now: Now, burst: &mut Burst) {
         for at in 0..self.cells.len() {
             let outcome = match self.cells[at].verdict {
+                Verdict::Query if self.cells[at].sends > 0 => {
+                    // Nobody can be asked for this terminal; others are served where they roam.
+                    self.cells[at].verdict = Verdict::Forward;
+                    self.send_row(site, tables, now, burst, at)
+                }
                 Verdict::Deliver | Verdict::Forward => self.send_row(site, tables, now, burst, at),
                 Verdict::Answer => self.echo(tables, now, burst, at),
                 // Until there is somebody to ask, the answer is at once that there is no gateway (ruling 30).

@@ -168,7 +168,6 @@ fn step_4_terminals_here_and_abroad_are_both_served() {
 /// Step 5, "for each terminal": one that would have to be asked for does not keep the message from one
 /// that can be reached.
 #[test]
-#[ignore = "found a fault: the next commits mend it"]
 fn step_5_a_terminal_known_by_its_imsi_does_not_stop_the_others() {
     let mut lab = Lab::new();
     let (verdict, sent) = addresses(&mut lab, &push(user::ROAMING_OR_IMSI));
