@@ -87,6 +87,10 @@ impl Resolver<'_> {
                     .filter_map(|table| table.asker(header.destination, header.message, self.now.mono_ns))
                     .next();
                 if let Some(asker) = asked {
+                    let server = self.tables.peer(asker.from);
+                    if server.is_some() {
+                        self.may_forward(cell, server, asker.from)?;
+                    }
                     self.send(Hop::Asker(asker));
                     return Ok(Verdict::Forward);
                 }
@@ -224,13 +228,19 @@ impl Resolver<'_> {
         to: Endpoint,
         roaming: bool,
     ) -> Result<(), Reason> {
+        self.may_forward(cell, server, to)?;
+        self.send(Hop::Server { server, to, roaming });
+        Ok(())
+    }
+
+    /// Never back to where it came from (ruling 33), and only while there are hops left.
+    fn may_forward(&self, cell: &Cell, server: Option<u32>, to: Endpoint) -> Result<(), Reason> {
         if to == self.from || (server.is_some() && server == cell.peer) {
             return Err(Reason::NoRoute);
         }
         if self.message.header.hop_limit <= 1 {
             return Err(Reason::HopLimit);
         }
-        self.send(Hop::Server { server, to, roaming });
         Ok(())
     }
 

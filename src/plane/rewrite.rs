@@ -319,9 +319,6 @@ impl Writer<'_> {
 
     fn to_asker(&self, frame: &mut Frame, asker: &Asker) -> Result<(Endpoint, u8), Reason> {
         let is_server = self.tables.peer(asker.from).is_some();
-        if is_server && self.message.header.hop_limit <= 1 {
-            return Err(Reason::HopLimit);
-        }
         let key = asker.key.and_then(|id| self.tables.key_index(id));
         self.rehead(frame, &Change { hops: u8::from(is_server), key, ..Change::default() })?;
         Ok((asker.from, asker.listener))
@@ -353,7 +350,7 @@ impl Writer<'_> {
         let Message { header, options, payload_start, .. } = self.message;
         let priority = if self.cell.sets_priority { flag::PRIORITY } else { 0 };
         let flags = (header.flags & flag::KNOWN) | change.set | priority;
-        let hop_limit = header.hop_limit - change.hops;
+        let hop_limit = header.hop_limit.saturating_sub(change.hops);
         let hop_by_hop = HOP_BY_HOP.iter().any(|option| options.has(*option));
         if matches!(change.add, Add::Nothing) && change.key.is_none() && !hop_by_hop {
             let bytes = frame.bytes_mut();

@@ -116,7 +116,6 @@ fn id(datagram: &[u8]) -> u64 {
 
 /// Rulings 12 and 33: to an asker that is a Push server the answer is a forward like any other.
 #[test]
-#[ignore = "found a fault: the next commits mend it"]
 fn ruling_12_an_answer_to_a_server_is_a_forward() {
     let mut lab = Lab::new();
     let push = push(user::VXLAN).flags(flag::RECEIPT).source_address("192.0.2.9:1");
