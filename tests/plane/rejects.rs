@@ -123,7 +123,6 @@ fn labs_sent(labs: &[Lab; 2], bursts: u64) -> u64 {
 
 /// Over a minute of nothing but failures: never more than the burst and a hundred a second.
 #[test]
-#[ignore = "found a fault: the next commits mend it"]
 fn ruling_31_in_the_long_run() {
     let mut lab = Lab::new();
     let bad = push(user::NOBODY).bytes();
@@ -134,7 +133,7 @@ fn ruling_31_in_the_long_run() {
         sent += lab.take(&burst).sent.len();
         let allowed = 100 + step as usize;
         assert!(sent <= allowed, "{sent} of {allowed}");
-        assert!(step < 10 || sent + 5 >= allowed, "{sent} of {allowed}");
+        assert!(step < 10 || sent + sent / 100 + 2 >= allowed, "{sent} of {allowed}");
     }
 }
 
