@@ -67,21 +67,29 @@ impl Plane {
         let writer = Writer { site, tables, now, cell: &cell, message: &message, from };
         let class = cell.class.unwrap_or(Class::Normal);
         let last = cell.sends - 1;
-        let mut original = Some(original);
+        let (mut original, mut failure, mut failed) = (Some(original), Reason::Overloaded, 0);
         for (copy, send) in self.sends[cell.first_send..][..cell.sends].iter().enumerate() {
             let frame =
                 if copy == last { original.take() } else { copy_of(original.as_ref(), &mut burst.pool) };
             let Some(mut frame) = frame else {
-                self.ledger.failed(token, Reason::Overloaded);
+                failed += 1;
                 continue;
             };
             match writer.write(&mut frame, &send.hop) {
                 Ok((to, listener)) => burst.tx.push(Tx { frame, to, listener, class, token }),
                 Err(reason) => {
-                    self.ledger.failed(token, reason);
-                    burst.pool.put(frame);
+                    (failure, failed) = (reason, failed + 1);
+                    // The last one's is the row's own: the REJECT leaves from it.
+                    if copy == last { burst.rows[at].frame = Some(frame) } else { burst.pool.put(frame) }
                 }
             }
+        }
+        if failed == cell.sends {
+            self.ledger.cancel(token);
+            return Err(failure);
+        }
+        for _ in 0..failed {
+            self.ledger.failed(token, failure);
         }
         Ok(())
     }

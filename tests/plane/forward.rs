@@ -142,7 +142,6 @@ fn ruling_13_what_a_forward_changes() {
 
 /// Ruling 32: a message to which options cannot be added is too-large, and its sender hears of it.
 #[test]
-#[ignore = "found a fault: the next commits mend it"]
 fn ruling_32_no_room_for_options_is_too_large() {
     let mut lab = Lab::new();
     // 48 + 3 * 260 + 192 = 1020 bytes: 255 words.
@@ -165,7 +164,6 @@ fn ruling_32_no_room_for_options_is_too_large() {
 
 /// No listening address of the family: there is no way, and the sender hears of it.
 #[test]
-#[ignore = "found a fault: the next commits mend it"]
 fn no_listening_address_of_the_family_is_no_route() {
     let mut lab = Lab::new();
     lab.site.listen.truncate(1);

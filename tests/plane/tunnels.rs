@@ -184,7 +184,6 @@ fn every_payload_length_arrives() {
 /// A gateway without an inner source of the terminal's family (the loader refuses such a segment): the
 /// message is rejected, not sent from nowhere.
 #[test]
-#[ignore = "found a fault: the next commits mend it"]
 fn ruling_27_a_gateway_without_a_source_of_the_family() {
     let mut rib = rib();
     rib.gateways[0].source_v6 = None;
