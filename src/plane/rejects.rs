@@ -15,8 +15,9 @@ const TIME_BITS: u32 = 40;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 /// 16.384 µs: 40 bits of it last 208 days, and 0 is never now.
 const TICK_NS: u64 = 1 << 14;
-const INTERVAL: u64 = 10_000_000 / TICK_NS;
-const BURST: u64 = 1_000_000_000 / TICK_NS;
+/// Rounded up: 99.9 a second, never more than a hundred.
+const INTERVAL: u64 = 10_000_000_u64.div_ceil(TICK_NS);
+const BURST: u64 = 100 * INTERVAL;
 
 #[derive(Debug)]
 #[repr(align(64))]
