@@ -21,7 +21,7 @@ pub struct Tables {
     image: Image,
     generation: u64,
     own: Option<u32>,
-    /// Servers by address. Seeded at random: the addresses looked up are chosen by senders.
+    /// Other servers by address. Seeded at random: the addresses looked up are chosen by senders.
     peers: HashMap<Endpoint, u32, RandomState>,
     /// As the image's keys.
     keys: Vec<MacKey>,
@@ -53,7 +53,11 @@ impl Tables {
         let a = image.arrays();
         let own =
             (0..).zip(a.servers.iter()).find(|(_, row)| a.text(&row.name) == own_name).map(|(at, _)| at);
-        let peers = (0..).zip(a.servers.iter()).map(|(at, row)| (Endpoint::from(&row.address), at)).collect();
+        let peers = (0..)
+            .zip(a.servers.iter())
+            .filter(|(at, _)| Some(*at) != own)
+            .map(|(at, row)| (Endpoint::from(&row.address), at))
+            .collect();
         let keys = a.keys.iter().map(|row| MacKey::new(row.value)).collect();
         let user_keys = (0..)
             .zip(a.keys.iter())
@@ -108,7 +112,7 @@ impl Tables {
         a.tries.lookup(a.prefix_root.to_native(), id.0)
     }
 
-    /// The server that sends from this address.
+    /// The other server that sends from this address.
     #[inline]
     pub fn peer(&self, from: Endpoint) -> Option<u32> {
         self.peers.get(&from).copied()
