@@ -6,7 +6,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pushplane::diagnostic::{Diagnostic, Diagnostics};
 use pushplane::id::Endpoint;
 use pushplane::table::rows::{Rows, Table};
@@ -198,7 +198,11 @@ pub(crate) struct Progress {
 impl Progress {
     /// Something whose end is not known.
     pub(crate) fn start(what: &'static str) -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()).with_message(what);
+        let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+            .with_style(style)
+            .with_message(what);
         if !io::stderr().is_terminal() {
             return Self { bar, ended: None, waiter: None };
         }

@@ -171,25 +171,20 @@ pub fn explain<'a>(site: &Site, tables: &'a Tables, now: Now, question: &Questio
     plane.decide(site, tables, now, &burst, &mut steps);
     let mut verdict = plane.verdict(0);
     let mut sends: Vec<Sent<'_>> = plane.sends(0).iter().map(|send| Sent::of(tables, send)).collect();
-    if matches!(verdict, Verdict::Deliver | Verdict::Forward) {
+    if !sends.is_empty() {
         // The last stage may still find that no listening address reaches the next hop.
         plane.rewrite(site, tables, now, &mut burst);
         let mut left = burst.tx.iter().filter(|tx| tx.token != EXTRA).map(|tx| tx.to).peekable();
         sends.retain(|send| {
             let leaves = left.next_if_eq(&send.to).is_some();
             if !leaves {
-                steps.push(format!(
-                    "device {}: no listening address of this server reaches {}",
-                    send.device, send.to
-                ));
+                steps.push(format!("no listening address of this server reaches {}", send.to));
             }
             leaves
         });
         drop(left);
-        if sends.is_empty() {
-            let counters = plane.ledger().counters();
-            let counted = Reason::ALL.iter().find(|reason| counters.dropped[reason.index()] > 0);
-            verdict = Verdict::Drop(counted.copied().unwrap_or(Reason::NoRoute));
+        if let (Verdict::Drop(_), true) = (plane.verdict(0), verdict != Verdict::Query) {
+            verdict = plane.verdict(0);
         }
         for tx in burst.tx.drain(..) {
             burst.pool.put(tx.frame);

@@ -418,6 +418,33 @@ mod tests {
         }
     }
 
+    /// What `tables/README.md` draws.
+    #[test]
+    fn the_layout_is_the_one_that_is_drawn() {
+        use std::mem::offset_of;
+        let line = [
+            offset_of!(ArchivedLine, user),
+            offset_of!(ArchivedLine, addr),
+            offset_of!(ArchivedLine, imsi),
+            offset_of!(ArchivedLine, realm),
+            offset_of!(ArchivedLine, valid_until),
+            offset_of!(ArchivedLine, nat),
+            offset_of!(ArchivedLine, port),
+            offset_of!(ArchivedLine, nat_port),
+            offset_of!(ArchivedLine, device),
+            offset_of!(ArchivedLine, bearers),
+            offset_of!(ArchivedLine, flags),
+        ];
+        assert_eq!(line, [0, 16, 32, 40, 44, 48, 52, 54, 56, 57, 58]);
+        let bucket = [
+            offset_of!(ArchivedBucket, tags),
+            offset_of!(ArchivedBucket, spill),
+            offset_of!(ArchivedBucket, lines),
+        ];
+        assert_eq!(bucket, [0, 20, 24]);
+        assert_eq!((offset_of!(ArchivedIndex, seed), offset_of!(ArchivedIndex, buckets)), (0, 8));
+    }
+
     #[test]
     fn entries_of_one_key_are_all_found() {
         let pairs: Vec<_> = (0..40).map(|line| (5u128, line)).collect();

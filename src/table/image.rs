@@ -507,3 +507,40 @@ impl ArchivedArrays {
         Some(PushId::from_bytes(self.names[at].push_id))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    /// What `tables/README.md` draws.
+    #[test]
+    fn the_layout_is_the_one_that_is_drawn() {
+        macro_rules! held {
+            ($($row:ident $bytes:literal: $($field:ident $at:literal)+;)+) => {$(
+                assert_eq!(size_of::<$row>(), $bytes, stringify!($row));
+                $(assert_eq!(offset_of!($row, $field), $at, "{}.{}", stringify!($row), stringify!($field));)+
+            )+};
+        }
+        held! {
+            ArchivedText 8: start 0 len 4;
+            ArchivedAddress 18: octets 0 port 16;
+            ArchivedServerRow 32: name 0 address 8 key 28;
+            ArchivedPrefixRow 16: bits 0 server 8 len 12;
+            ArchivedGatewayRow 76: name 0 address 8 source_v4 26 source_v6 44 tunnel_id 64 mac 68 tunnel 74;
+            ArchivedSegmentRow 28: octets 0 owner 16 gateway 20 len 24;
+            ArchivedRealmRow 12: realm 0 root_v4 4 root_v6 8;
+            ArchivedAppRow 32: id 0 name 4 rate 12 key 16 root_v4 20 root_v6 24 rule 28 flags 29;
+            ArchivedNameRow 24: name 0 push_id 8;
+            ArchivedGroupRow 24: group 0 first 16 count 20;
+            ArchivedKeyRow 36: id 0 value 4 user 20;
+            ArchivedArrays 312: lines 0 users 16 owners 40 text 64 servers 80 prefixes 96 prefix_root 112
+                gateways 120 segments 136 realms 152 apps 168 sources 184 tries 200 nat6 232 names 248
+                groups 264 members 280 keys 296;
+        }
+        let image = Image::build(&Rib::default()).unwrap();
+        let root = std::ptr::from_ref(image.arrays()).addr() - image.bytes().as_ptr().addr();
+        assert_eq!(root, image.bytes().len() - 312, "the table of arrays is the file's end");
+    }
+}
