@@ -22,7 +22,9 @@ fn expected<T>(what: &str, found: &str) -> Result<T, ParseError> {
 
 /// A Push ID (US 9,307,039: the identifier to which a Push message is addressed): 128 bits whose
 /// first ones name operator and Push server. Also names a group.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct PushId(pub u128);
 
 impl PushId {
@@ -162,7 +164,7 @@ impl FromStr for PushPrefix {
 
 /// An address and a port, 18 bytes, IPv4 as v4-mapped IPv6: what tables and bursts hold instead of
 /// the 32 bytes of [`SocketAddr`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Endpoint {
     addr: [u8; 16],
     port: u16,
@@ -262,7 +264,7 @@ impl FromStr for Endpoint {
 }
 
 /// An IMSI: 6 to 15 decimal digits (TS 23.003 §2.2), kept as the eight TBCD octets of the wire.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Imsi([u8; 8]);
 
 impl Imsi {

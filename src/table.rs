@@ -1,6 +1,7 @@
 //! Tables: source files become a [`Rib`], which is compiled into one [`Image`].
 
 pub mod binding;
+pub mod change;
 mod compile;
 pub mod diff;
 pub mod generate;
@@ -16,6 +17,7 @@ pub mod source;
 mod validate;
 pub mod write;
 
+pub use change::{Binding, Change};
 pub use generation::{AppView, GatewayView, Tables};
 pub use image::{ArchivedArrays, Image, ImageError, Sizes};
 pub use rate::Rate;

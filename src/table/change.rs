@@ -1,0 +1,102 @@
+//! What changes while a server runs: the words in which the controller tells the live tables, and the
+//! journal, what happened. Everything else is derived from these.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Endpoint, Imsi, PushId};
+
+/// One terminal's binding, as a REGISTER that was accepted left it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Binding {
+    /// Whose terminal.
+    pub user: PushId,
+    /// Which of the user's; 0 is one of its own.
+    pub device: u8,
+    /// The private address space of `private`.
+    pub realm: u32,
+    /// Private address and port.
+    pub private: Option<Endpoint>,
+    /// Public address and port.
+    pub nat: Option<Endpoint>,
+    /// The subscriber.
+    pub imsi: Option<Imsi>,
+    /// What the terminal can take: 1 packet data, 2 network-requested, 4 short message, 8 SIP.
+    pub bearers: u8,
+    /// The roaming server that serves it; then neither `private` nor `nat`.
+    pub serving: Option<Endpoint>,
+    /// Milliseconds since 1970 after which it is void; none: static.
+    pub valid_until_ms: Option<u64>,
+    /// Which of the server's listening addresses the terminal last wrote to.
+    pub listener: u8,
+}
+
+/// One change of the live tables. A journal replays to the same tables.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Change {
+    /// The binding holds, in place of what the same user and device had. `heard_ms` is the age of the
+    /// request (PROTOCOL.md, ruling 18).
+    Bind {
+        /// The binding.
+        binding: Binding,
+        /// Milliseconds since 1970.
+        heard_ms: u64,
+    },
+    /// The user's device is bound no more, not by users.csv either.
+    End {
+        /// Whose terminal.
+        user: PushId,
+        /// Which.
+        device: u8,
+        /// Milliseconds since 1970, of the request that ended it.
+        heard_ms: u64,
+    },
+    /// Nothing is known of the user's device any more but what users.csv says.
+    Forget {
+        /// Whose terminal.
+        user: PushId,
+        /// Which.
+        device: u8,
+    },
+    /// A lent Push ID leads to a user's device (none: to all of them) for a time.
+    Lend {
+        /// The lent Push ID.
+        lent: PushId,
+        /// Whom it leads to.
+        user: PushId,
+        /// Which of its devices.
+        device: u8,
+        /// Milliseconds since 1970.
+        until_ms: u64,
+    },
+    /// A lent Push ID leads nowhere any more.
+    Unlend {
+        /// The lent Push ID.
+        lent: PushId,
+    },
+    /// A group exists, and this is its owner.
+    Found {
+        /// The group.
+        group: PushId,
+        /// Its owner, who is not a member by that alone.
+        owner: PushId,
+    },
+    /// A user is a member.
+    Join {
+        /// The group.
+        group: PushId,
+        /// The member.
+        member: PushId,
+    },
+    /// A user is no member any more, not by groups.csv either.
+    Leave {
+        /// The group.
+        group: PushId,
+        /// The former member.
+        member: PushId,
+    },
+    /// A group exists no more, not by groups.csv either.
+    Disband {
+        /// The group.
+        group: PushId,
+    },
+}
