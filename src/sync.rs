@@ -47,22 +47,42 @@ impl<const N: usize> Seqlock<N> {
     }
 
     /// All words of one moment; `None` when the writer was at work meanwhile.
+    #[inline]
     pub fn try_read(&self) -> Option<[u64; N]> {
+        self.try_read_at().map(|(_, values)| values)
+    }
+
+    /// As [`Seqlock::try_read`], with the version of that moment for [`Seqlock::is_at`].
+    #[inline]
+    pub fn try_read_at(&self) -> Option<(u64, [u64; N])> {
         let before = self.version.load(Ordering::Acquire);
         let mut values = [0; N];
         for (value, word) in values.iter_mut().zip(&self.words) {
             *value = word.load(Ordering::Relaxed);
         }
+        (before.is_multiple_of(2) && self.is_at(before)).then_some((before, values))
+    }
+
+    /// Whether nothing was written since this version, as far as what was read before can tell: true
+    /// when none of it was stored after a later write here began.
+    #[inline]
+    pub fn is_at(&self, version: u64) -> bool {
         fence(Ordering::Acquire);
-        let whole = before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before;
-        whole.then_some(values)
+        self.version.load(Ordering::Relaxed) == version
     }
 
     /// All words of one moment.
+    #[inline]
     pub fn read(&self) -> [u64; N] {
+        self.read_at().1
+    }
+
+    /// As [`Seqlock::read`], with the version of that moment for [`Seqlock::is_at`].
+    #[inline]
+    pub fn read_at(&self) -> (u64, [u64; N]) {
         loop {
-            if let Some(values) = self.try_read() {
-                return values;
+            if let Some(read) = self.try_read_at() {
+                return read;
             }
             std::hint::spin_loop();
         }

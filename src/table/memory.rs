@@ -6,7 +6,11 @@
 #![expect(unsafe_code, reason = "maps memory and gives the prefetch hint, behind safe functions")]
 
 use std::io;
+use std::marker::PhantomData;
+use std::ops::Deref;
 use std::ptr::NonNull;
+
+use crate::sync::{AtomicU64, Seqlock};
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -81,6 +85,75 @@ impl Drop for Region {
     }
 }
 
+/// Types of which all bytes zero are a value, the one that `Default` makes.
+///
+/// # Safety
+/// All bytes zero must be a valid value that needs no drop.
+pub unsafe trait Zero: Default {}
+
+// SAFETY: any 64 bits are an atomic word.
+unsafe impl Zero for AtomicU64 {}
+// SAFETY: made of atomic words only.
+unsafe impl<const N: usize> Zero for Seqlock<N> {}
+// SAFETY: made of such values only.
+unsafe impl<T: Zero, const N: usize> Zero for [T; N] where Self: Default {}
+
+/// A fixed number of values that begin as zero, on huge pages where they are granted. Memory is taken as it is
+/// touched, not when this is made; aligned to a cache line, whatever `T` wants.
+#[derive(Debug)]
+pub struct Zeroed<T> {
+    #[cfg(not(pushplane_loom))]
+    region: Region,
+    #[cfg(not(pushplane_loom))]
+    len: usize,
+    #[cfg(pushplane_loom)]
+    values: Box<[T]>,
+    values_are: PhantomData<T>,
+}
+
+#[cfg(not(pushplane_loom))]
+impl<T: Zero> Zeroed<T> {
+    /// So many values.
+    ///
+    /// # Panics
+    /// When there is no address space for them.
+    pub fn new(len: usize) -> Self {
+        const { assert!(align_of::<T>() <= HUGE_PAGE && !std::mem::needs_drop::<T>()) }
+        let region = len.checked_mul(size_of::<T>()).map(Region::zeroed);
+        let Some(Ok(region)) = region else { panic!("no memory for {len} entries of a table") };
+        Self { region, len, values_are: PhantomData }
+    }
+}
+
+#[cfg(not(pushplane_loom))]
+impl<T: Zero> Deref for Zeroed<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: the region holds `len` values, aligned to 2 MiB; all its bytes were zero, which is a value of T,
+        // and have been reached as T only; `Region` hands out `&mut` only to who owns it, which is this.
+        unsafe { std::slice::from_raw_parts(self.region.base.as_ptr().cast(), self.len) }
+    }
+}
+
+#[cfg(pushplane_loom)]
+impl<T: Zero> Zeroed<T> {
+    /// So many values.
+    pub fn new(len: usize) -> Self {
+        Self { values: (0..len).map(|_| T::default()).collect(), values_are: PhantomData }
+    }
+}
+
+#[cfg(pushplane_loom)]
+impl<T: Zero> Deref for Zeroed<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.values
+    }
+}
+
 /// Starts to bring the cache line of `slice[index]` near; nothing when there is no such element.
 #[inline(always)]
 pub fn prefetch<T>(slice: &[T], index: usize) {
@@ -109,6 +182,19 @@ mod tests {
             assert_eq!(region.bytes_mut().len(), len);
         }
         assert!(Region::zeroed(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn zeroed_values_are_zero_and_stay_apart() {
+        let words = Zeroed::<[AtomicU64; 8]>::new(1000);
+        assert_eq!((words.len(), words.as_ptr().addr() % 64), (1000, 0));
+        for (n, line) in (0..).zip(words.iter()) {
+            line[n as usize % 8].store(n, std::sync::atomic::Ordering::Relaxed);
+        }
+        for (n, line) in (0..).zip(words.iter()) {
+            let sum: u64 = line.iter().map(|word| word.load(std::sync::atomic::Ordering::Relaxed)).sum();
+            assert_eq!(sum, n);
+        }
     }
 
     #[test]

@@ -1,0 +1,450 @@
+//! What terminals changed: bindings that were registered, devices that were released, Push IDs that are lent.
+//! Goes before the users of the image, is written by the controller alone and read by every shard without a lock.
+//!
+//! # Costs
+//!
+//! A slot of one cache line a binding, a tombstone or a lent Push ID (two for a public IPv6 address or an IMSI
+//! beside an IPv6 address); 18.3 bytes a slot in the index of users and 36.6 in that of addresses: 119 bytes a slot
+//! in all, taken from the system as it is touched. A look for a user reads one bucket and one line a terminal, a
+//! look for the owner of an address as many. A change writes one line and up to four index entries; nobody waits
+//! for it, but that a reader of the very slot repeats its eight loads.
+//!
+//! # What a reader can see
+//!
+//! A slot is a [`Seqlock`]: its words are of one moment. An index entry only hints; what it leads to is believed
+//! when the slot's words say it. For a binding with an extension the reader looks at the version of the first slot
+//! once more after it read the second: the writer fills an extension before the slot that names it, and frees it
+//! after, so an unchanged version means that both belong together.
+//!
+//! *Nothing that is there is missed.* Entries never move. An entry is added before the slot's words say what it
+//! is for, and removed after they have ceased to; a re-registration rewrites the slot where it is. So whoever looks
+//! while a binding is there, from before the look to after it, finds an entry and, behind it, the words.
+//!
+//! *No half entry.* Take a reader that follows an entry to slot S, whose words change from A to B meanwhile. It
+//! reads A, or B, or repeats. If S was freed and given to somebody else, B names another user or another address
+//! than was looked for, and is passed over.
+//!
+//! *No former owner.* An address passes from user U to user V in this order: U's slot becomes a tombstone, then
+//! V's words are written. Take a reader that resolves a message for U:
+//!
+//! 1. It reads U's slot before the tombstone: the address was U's at that moment. V's registration is neither
+//!    durable's news nor answered yet (the answer follows the change).
+//! 2. It reads the tombstone: nothing leads to the address.
+//! 3. It found U in users.csv, not here: [`LiveBindings::owner`] says whose the address is, V's from the moment of
+//!    V's words on.
+//!
+//! At no moment do two slots of different users hold one address: `no_address_has_two_owners` below tries it, and
+//! `tests/loom.rs` every interleaving of a small one.
+
+mod index;
+mod slot;
+
+use std::collections::VecDeque;
+
+pub use index::SlotIndex;
+pub use slot::Live;
+use slot::Words;
+
+use super::binding::{hash, owner_key};
+use super::change::{Binding, Change};
+use super::memory::{Zeroed, prefetch};
+use crate::id::{Endpoint, PushId};
+use crate::sync::{Arc, AtomicU64, Ordering, Seqlock};
+
+type Slot = Seqlock<{ slot::WORDS }>;
+
+const _: () = assert!(size_of::<Slot>() == 64 || cfg!(pushplane_loom));
+
+/// The live tables: readers' side.
+#[derive(Debug)]
+pub struct LiveBindings {
+    slots: Zeroed<Slot>,
+    users: SlotIndex,
+    /// By (realm, private address) and by public address and port.
+    addresses: SlotIndex,
+    seed: u64,
+    /// Slots that say something of a user.
+    used: AtomicU64,
+    /// Bindings among them.
+    bound: AtomicU64,
+    /// 1 once the writer was handed out.
+    written: AtomicU64,
+}
+
+/// The live tables: the one writer.
+#[derive(Debug)]
+pub struct LiveWriter {
+    live: Arc<LiveBindings>,
+    /// Slots that were freed, the longest free first.
+    free: VecDeque<u32>,
+    /// Slots from here on were never used.
+    fresh: u32,
+}
+
+/// A change needs more slots than are left; nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Full;
+
+impl std::fmt::Display for Full {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the live table is full; raise limits.bindings")
+    }
+}
+
+impl std::error::Error for Full {}
+
+/// What a binding is found by in the index of addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Address {
+    /// A private address, whatever the port.
+    Private(u32, [u8; 16]),
+    /// A public address and port.
+    Public(Endpoint),
+}
+
+impl Address {
+    const fn private(realm: u32, endpoint: Endpoint) -> Self {
+        Self::Private(realm, endpoint.octets())
+    }
+
+    fn hash(self, seed: u64) -> u64 {
+        match self {
+            Self::Private(realm, octets) => hash(owner_key(realm, octets), !seed),
+            Self::Public(at) => hash(u128::from_be_bytes(at.octets()) ^ u128::from(at.port()) << 64, seed ^ 1),
+        }
+    }
+
+    fn is_of(self, binding: &Binding) -> bool {
+        match self {
+            Self::Private(realm, octets) => {
+                binding.realm == realm && binding.private.is_some_and(|own| own.octets() == octets)
+            }
+            Self::Public(at) => binding.nat == Some(at),
+        }
+    }
+}
+
+/// The addresses that belong to a binding's user while it holds.
+fn addresses(binding: &Binding) -> impl Iterator<Item = Address> + use<> {
+    let private = binding.private.map(|private| Address::private(binding.realm, private));
+    private.into_iter().chain(binding.nat.map(Address::Public))
+}
+
+/// Whether a binding holds at this time.
+pub fn is_live(binding: &Binding, now_ms: u64) -> bool {
+    binding.valid_until_ms.is_none_or(|until| now_ms < until)
+}
+
+impl LiveBindings {
+    /// Empty tables of so many slots. Hashes follow from the seed.
+    pub fn new(slots: usize, seed: u64) -> Self {
+        Self {
+            slots: Zeroed::new(slots),
+            users: SlotIndex::new(slots),
+            addresses: SlotIndex::new(slots * 2),
+            seed,
+            used: AtomicU64::new(0),
+            bound: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+        }
+    }
+
+    /// The writer, for who asks first.
+    pub fn writer(self: &Arc<Self>) -> Option<LiveWriter> {
+        let first = self.written.fetch_add(1, Ordering::AcqRel) == 0;
+        first.then(|| LiveWriter { live: Arc::clone(self), free: VecDeque::new(), fresh: 0 })
+    }
+
+    /// Whether nothing is known here: then nobody need look.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.used.load(Ordering::Acquire) == 0
+    }
+
+    /// How many bindings there are, those included whose validity has ended and that were not cleared yet.
+    pub fn len(&self) -> usize {
+        self.bound.load(Ordering::Acquire) as usize
+    }
+
+    /// How many slots say something: bindings, tombstones, lent Push IDs.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Acquire) as usize
+    }
+
+    /// How many slots there are.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// What users are found by.
+    #[inline(always)]
+    pub fn hash(&self, user: PushId) -> u64 {
+        hash(user.0, self.seed)
+    }
+
+    /// Starts to bring the index bucket of this hash near.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        self.users.prefetch(hash);
+    }
+
+    /// Starts to bring the first line near that may have this hash.
+    #[inline(always)]
+    pub fn prefetch_line(&self, hash: u64) {
+        if let Some(slot) = self.users.candidates(hash).next() {
+            prefetch(&self.slots, slot);
+        }
+    }
+
+    /// What a slot says, of one moment, if it says something that `wanted` is true of.
+    #[inline]
+    fn read(&self, slot: usize, wanted: impl Fn(&Words) -> bool) -> Option<Live> {
+        let lock = self.slots.get(slot)?;
+        loop {
+            let (version, words) = lock.read_at();
+            if !wanted(&words) {
+                return None;
+            }
+            let Some(more) = slot::extension_of(&words) else { return slot::decode(&words, None) };
+            let more = self.slots.get(more)?.read();
+            if lock.is_at(version) {
+                return slot::decode(&words, Some(&more));
+            }
+        }
+    }
+
+    /// Everything that is known of a user whose hash this is.
+    #[inline]
+    pub fn find(&self, user: PushId, hash: u64, mut each: impl FnMut(Live)) {
+        for slot in self.users.candidates(hash) {
+            if let Some(live) = self.read(slot, |words| slot::is_of(words, user)) {
+                each(live);
+            }
+        }
+    }
+
+    /// Whom a lent Push ID leads to at this time, and to which device (0: all).
+    pub fn alias(&self, lent: PushId, now_ms: u64) -> Option<(PushId, u8)> {
+        let mut found = None;
+        self.find(lent, self.hash(lent), |live| {
+            if let Live::Lent { user, device, until_ms } = live
+                && now_ms < until_ms
+            {
+                found = Some((user, device));
+            }
+        });
+        found
+    }
+
+    fn holder(&self, address: Address, now_ms: u64) -> Option<(PushId, u8)> {
+        self.addresses.candidates(address.hash(self.seed)).find_map(|slot| match self.read(slot, |_| true)? {
+            Live::Bound(binding) if address.is_of(&binding) && is_live(&binding, now_ms) => {
+                Some((binding.user, binding.device))
+            }
+            _ => None,
+        })
+    }
+
+    /// Whose terminal has this private address at this time, whatever the port.
+    pub fn owner(&self, realm: u32, private: Endpoint, now_ms: u64) -> Option<(PushId, u8)> {
+        self.holder(Address::private(realm, private), now_ms)
+    }
+
+    /// Whose terminal has this public address and port at this time.
+    pub fn public_owner(&self, public: Endpoint, now_ms: u64) -> Option<(PushId, u8)> {
+        self.holder(Address::Public(public), now_ms)
+    }
+}
+
+impl LiveWriter {
+    /// What the readers see.
+    pub fn live(&self) -> &Arc<LiveBindings> {
+        &self.live
+    }
+
+    /// How many slots are left.
+    pub fn room(&self) -> usize {
+        self.free.len() + (self.live.slots.len() - self.fresh as usize)
+    }
+
+    fn take(&mut self) -> Result<u32, Full> {
+        // Those that were freed first: a fresh one touches memory.
+        if let Some(slot) = self.free.pop_front() {
+            return Ok(slot);
+        }
+        if self.fresh as usize >= self.live.slots.len() {
+            return Err(Full);
+        }
+        self.fresh += 1;
+        Ok(self.fresh - 1)
+    }
+
+    fn write(&self, slot: u32, words: &Words) {
+        self.live.slots[slot as usize].write(words);
+    }
+
+    fn words(&self, slot: u32) -> Words {
+        self.live.slots[slot as usize].read()
+    }
+
+    fn count(&self, counter: &AtomicU64, more: bool) {
+        let before = counter.load(Ordering::Relaxed);
+        counter.store(if more { before + 1 } else { before - 1 }, Ordering::Release);
+    }
+
+    /// The slot whose content this is true of.
+    fn slot_of(&self, user: PushId, is: impl Fn(&Live) -> bool) -> Option<u32> {
+        let live = &self.live;
+        let same = |slot: &usize| live.read(*slot, |words| slot::is_of(words, user)).is_some_and(|live| is(&live));
+        live.users.candidates(live.hash(user)).find(same).map(|slot| slot as u32)
+    }
+
+    fn device_slot(&self, user: PushId, device: u8) -> Option<u32> {
+        self.slot_of(user, |live| match live {
+            Live::Bound(binding) => binding.device == device,
+            Live::Ended { device: ended, .. } => *ended == device,
+            Live::Lent { .. } => false,
+        })
+    }
+
+    fn binding(&self, slot: u32) -> Option<Binding> {
+        match self.live.read(slot as usize, |_| true)? {
+            Live::Bound(binding) => Some(binding),
+            _ => None,
+        }
+    }
+
+    /// Makes a change; changes of groups are none of these tables'.
+    ///
+    /// # Errors
+    /// When there is no room for it: then nothing is changed.
+    pub fn apply(&mut self, change: &Change) -> Result<(), Full> {
+        match change {
+            Change::Bind { binding, .. } => self.bind(binding),
+            Change::End { user, device, .. } => self.end(*user, *device),
+            Change::Forget { user, device } => {
+                if let Some(slot) = self.device_slot(*user, *device) {
+                    self.forget(*user, slot);
+                }
+                Ok(())
+            }
+            Change::Lend { lent, user, device, until_ms } => self.lend(*lent, *user, *device, *until_ms),
+            Change::Unlend { lent } => {
+                if let Some(slot) = self.slot_of(*lent, |live| matches!(live, Live::Lent { .. })) {
+                    self.forget(*lent, slot);
+                }
+                Ok(())
+            }
+            Change::Found { .. } | Change::Join { .. } | Change::Leave { .. } | Change::Disband { .. } => Ok(()),
+        }
+    }
+
+    fn bind(&mut self, binding: &Binding) -> Result<(), Full> {
+        let there = self.device_slot(binding.user, binding.device);
+        let extended = slot::is_extended(binding);
+        if self.room() < usize::from(there.is_none()) + usize::from(extended) {
+            return Err(Full);
+        }
+        // First nobody else has the address any more …
+        for address in addresses(binding) {
+            self.take_from_others(address, binding.user);
+        }
+        // … then the entries lead to the slot, and then it says so.
+        let slot = there.map_or_else(|| self.take(), Ok)?;
+        let extension = if extended { Some(self.take()?) } else { None };
+        if let Some(extension) = extension {
+            self.write(extension, &slot::extension(binding));
+        }
+        let (before, old) = (self.binding(slot), slot::extension_of(&self.words(slot)));
+        let has = |binding: &Option<Binding>, address| binding.is_some_and(|own| addresses(&own).any(|at| at == address));
+        for address in addresses(binding).filter(|address| !has(&before, *address)) {
+            self.live.addresses.insert(address.hash(self.live.seed), slot);
+        }
+        if there.is_none() {
+            self.live.users.insert(self.live.hash(binding.user), slot);
+            self.count(&self.live.used, true);
+        }
+        if before.is_none() {
+            self.count(&self.live.bound, true);
+        }
+        self.write(slot, &slot::bound(binding, extension));
+        for address in before.iter().flat_map(addresses).filter(|address| !has(&Some(*binding), *address)) {
+            self.live.addresses.remove(address.hash(self.live.seed), slot);
+        }
+        self.release_extension(old);
+        Ok(())
+    }
+
+    /// Ends every binding of other users to this address.
+    fn take_from_others(&mut self, address: Address, user: PushId) {
+        loop {
+            let mut candidates = self.live.addresses.candidates(address.hash(self.live.seed));
+            let other = candidates.find_map(|slot| {
+                let binding = self.binding(slot as u32)?;
+                (binding.user != user && address.is_of(&binding)).then_some((slot as u32, binding))
+            });
+            drop(candidates);
+            let Some((slot, binding)) = other else { return };
+            self.bury(slot, &binding);
+        }
+    }
+
+    /// Makes a tombstone of a binding.
+    fn bury(&mut self, slot: u32, binding: &Binding) {
+        let old = slot::extension_of(&self.words(slot));
+        self.write(slot, &slot::ended(binding.user, binding.device));
+        for address in addresses(binding) {
+            self.live.addresses.remove(address.hash(self.live.seed), slot);
+        }
+        self.release_extension(old);
+        self.count(&self.live.bound, false);
+    }
+
+    fn release_extension(&mut self, slot: Option<usize>) {
+        if let Some(slot) = slot {
+            self.write(slot as u32, &slot::FREE);
+            self.free.push_back(slot as u32);
+        }
+    }
+
+    fn end(&mut self, user: PushId, device: u8) -> Result<(), Full> {
+        let Some(slot) = self.device_slot(user, device) else {
+            return self.put(user, &slot::ended(user, device));
+        };
+        if let Some(binding) = self.binding(slot) {
+            self.bury(slot, &binding);
+        }
+        Ok(())
+    }
+
+    fn lend(&mut self, lent: PushId, user: PushId, device: u8, until_ms: u64) -> Result<(), Full> {
+        let words = slot::lent(lent, user, device, until_ms);
+        match self.slot_of(lent, |live| matches!(live, Live::Lent { .. })) {
+            Some(slot) => self.write(slot, &words),
+            None => self.put(lent, &words)?,
+        }
+        Ok(())
+    }
+
+    /// Writes a slot of its own.
+    fn put(&mut self, user: PushId, words: &Words) -> Result<(), Full> {
+        let slot = self.take()?;
+        self.live.users.insert(self.live.hash(user), slot);
+        self.write(slot, words);
+        self.count(&self.live.used, true);
+        Ok(())
+    }
+
+    fn forget(&mut self, user: PushId, slot: u32) {
+        if let Some(binding) = self.binding(slot) {
+            self.bury(slot, &binding);
+        }
+        self.write(slot, &slot::FREE);
+        self.live.users.remove(self.live.hash(user), slot);
+        self.free.push_back(slot);
+        self.count(&self.live.used, false);
+    }
+}
+
+#[cfg(all(test, not(pushplane_loom)))]
+mod tests;
