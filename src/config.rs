@@ -108,6 +108,12 @@ pub struct Limits {
     pub replays: usize,
     /// Source addresses whose REJECTs are rate-limited apart, by the whole server. × 8 bytes.
     pub reject_sources: usize,
+    /// Bindings, tombstones of what was released, and lent Push IDs, by the whole server; one with a public
+    /// IPv6 address counts twice. × 119 bytes as they are used: 1 048 576 × 119 B = 119 MiB.
+    pub bindings: usize,
+    /// Requests that a shard has waiting for the controller. × 1.5 KiB: 1024 × 1.5 KiB = 1.5 MiB a shard; beyond
+    /// it a request is `overloaded`.
+    pub punts: usize,
     /// The kernel's receive buffer of one socket, bytes. More than fits the near caches costs
     /// 20 to 40 percent at saturation.
     pub receive_buffer: usize,
@@ -121,6 +127,8 @@ impl Default for Limits {
             receipts: 1 << 17,
             replays: 1 << 22,
             reject_sources: 1 << 16,
+            bindings: 1 << 20,
+            punts: 1 << 10,
             receive_buffer: 1 << 20,
         }
     }

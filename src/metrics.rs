@@ -2,7 +2,7 @@
 //!
 //! A shard counts in plain words of its own and shows them once a burst through a [`Board`]: a reader
 //! sees the counters of one moment, so that `received = delivered + forwarded + answered + dropped +
-//! in flight` holds in every scrape, not only at rest. Costs some sixty stores a burst.
+//! punted + in flight` holds in every scrape, not only at rest. Costs some sixty stores a burst.
 
 use crossbeam::utils::CachePadded;
 
@@ -58,6 +58,8 @@ counters! {
     forwarded: "Messages sent to another Push server only.";
     answered: "Messages answered by this server.";
     in_flight: "Messages received and not yet in another counter: a gauge.";
+    punted: "Messages handed to the controller.";
+    taken: "Messages that the controller took: counted again by it, as answered, dropped or in flight.";
     terminals_failed: "Terminals of delivered messages that could not be served.";
     rejects: "REJECTs sent.";
     rejects_suppressed: "REJECTs not sent: over the limit of a source address.";
@@ -78,11 +80,15 @@ impl Counters {
         self.dropped.iter().sum()
     }
 
-    /// Received messages that are in no counter: always 0.
+    /// Received messages that are in no counter: always 0, of a shard, of the controller and of their sum.
     pub fn unaccounted(&self) -> i64 {
-        let accounted =
-            self.delivered + self.forwarded + self.answered + self.dropped_total() + self.in_flight;
-        self.rx as i64 - accounted as i64
+        let ended = self.delivered + self.forwarded + self.answered + self.dropped_total() + self.punted;
+        (self.rx + self.taken) as i64 - (ended + self.in_flight) as i64
+    }
+
+    /// Messages on their way, those included that wait for the controller.
+    pub fn under_way(&self) -> u64 {
+        self.in_flight + self.punted.saturating_sub(self.taken)
     }
 }
 

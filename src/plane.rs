@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`parse`] | the bytes | what the message is, or why it is none; starts the lookup |
 //! | [`authorize`] | message, allowlist, keys | whether the sender may |
-//! | [`resolve`] | destination, bindings, segments | where it goes: [`Hop`]s |
+//! | [`resolve`] | destination, bindings, segments | where it goes: [`Hop`]s; or that the controller handles it |
 //! | [`rewrite`] | hops | the datagrams, made in the buffers that the burst came in |
 //!
 //! Nothing here allocates after the first burst, locks, logs or reads a clock.
@@ -16,16 +16,20 @@ mod authorize;
 pub mod explain;
 mod ledger;
 mod parse;
+mod punt;
 mod receipts;
 mod rejects;
 mod replay;
 mod resolve;
 mod rewrite;
+mod terminals;
 mod trace;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 
 pub use ledger::{Account, EXTRA, Ledger};
+pub use punt::{PUNT_BYTES_MAX, Punt, PuntRing};
 pub use receipts::{Asker, Receipts};
 pub use rejects::RejectLimiter;
 pub use replay::{ReplayWindow, Seen};
@@ -36,8 +40,9 @@ use crate::config::{Limits, Policy};
 use crate::id::{Endpoint, Imsi, PushId};
 use crate::packet::{BURST_MAX, Burst, Class};
 use crate::reason::Reason;
-use crate::table::Tables;
+use crate::table::{LiveBindings, LiveWriter, Tables};
 use crate::wire::prp::{Header, Message};
+use terminals::{Key, Moment};
 
 /// What all shards of a server share and change: everything that must hold "over the whole server".
 #[derive(Debug)]
@@ -45,6 +50,10 @@ pub struct Shared {
     replay: ReplayWindow,
     rejects: RejectLimiter,
     receipts: Box<[Receipts]>,
+    live: Arc<LiveBindings>,
+    punts: Box<[PuntRing]>,
+    /// Who empties the rings, if somebody does.
+    controller: OnceLock<Thread>,
 }
 
 impl Shared {
@@ -54,6 +63,45 @@ impl Shared {
             replay: ReplayWindow::new(limits.replays, seed),
             rejects: RejectLimiter::new(limits.reject_sources, seed),
             receipts: (0..shards).map(|_| Receipts::new(limits.receipts, seed)).collect(),
+            live: Arc::new(LiveBindings::new(limits.bindings, seed)),
+            punts: (0..shards).map(|_| PuntRing::new(limits.punts)).collect(),
+            controller: OnceLock::new(),
+        }
+    }
+
+    /// What terminals changed.
+    pub fn live(&self) -> &LiveBindings {
+        &self.live
+    }
+
+    /// Who changes it: for who asks first.
+    pub fn live_writer(&self) -> Option<LiveWriter> {
+        self.live.writer()
+    }
+
+    /// The limit of REJECTs, for those that the controller sends.
+    pub fn rejects(&self) -> &RejectLimiter {
+        &self.rejects
+    }
+
+    /// What the shards hand to the controller, a ring a shard.
+    pub fn punts(&self) -> &[PuntRing] {
+        &self.punts
+    }
+
+    /// From now on the calling thread is woken when there is something in the rings.
+    pub fn wake_me(&self) {
+        let _ = self.controller.set(std::thread::current());
+    }
+
+    /// Called by a shard when it has shown that it handed over so many messages since it started; `more`
+    /// when some of them are of this burst.
+    pub fn punted(&self, shard: usize, total: u64, more: bool) {
+        if more {
+            self.punts[shard].show(total);
+            if let Some(controller) = self.controller.get() {
+                controller.unpark();
+            }
         }
     }
 }
@@ -94,6 +142,8 @@ pub enum Verdict {
     Forward,
     /// This server answers it.
     Answer,
+    /// The controller handles it.
+    Punt,
     /// Dropped.
     Drop(Reason),
 }
@@ -111,8 +161,10 @@ pub struct Terminal {
     pub private: Option<Endpoint>,
     /// The subscriber.
     pub imsi: Option<Imsi>,
-    /// The user has a key of its own.
+    /// The user may have a key of its own.
     pub has_key: bool,
+    /// The listening address that it last wrote to, where that is known (ruling 22).
+    pub listener: Option<u8>,
 }
 
 /// Where a datagram goes next.
@@ -166,7 +218,7 @@ struct Cell {
     /// The application's rule sets PRIORITY.
     sets_priority: bool,
     /// Of the destination, for the bindings.
-    hash: u64,
+    key: Key,
     /// The sending server's index.
     peer: Option<u32>,
     /// The index of the key whose signature was found right.
@@ -207,16 +259,21 @@ impl Plane {
         burst: &mut Burst,
         trace: &mut impl Trace,
     ) {
-        self.decide(site, tables, now, burst, trace);
-        self.rewrite(site, tables, now, burst);
+        let moment = Moment::new(site, tables, now);
+        self.decide_in(&moment, burst, trace);
+        self.rewrite(&moment, burst);
         burst.order_tx();
     }
 
     /// The first three stages: what would become of each row, without making any datagram.
     pub fn decide(&mut self, site: &Site, tables: &Tables, now: Now, burst: &Burst, trace: &mut impl Trace) {
-        self.parse(site, tables, burst, trace);
-        self.authorize(site, tables, now, burst, trace);
-        self.resolve(site, tables, now, burst, trace);
+        self.decide_in(&Moment::new(site, tables, now), burst, trace);
+    }
+
+    fn decide_in(&mut self, moment: &Moment<'_>, burst: &Burst, trace: &mut impl Trace) {
+        self.parse(moment, burst, trace);
+        self.authorize(moment, burst, trace);
+        self.resolve(moment, burst, trace);
     }
 
     /// What became of a row of the burst that was processed last.

@@ -1,6 +1,7 @@
 //! A shard allocates nothing once it runs: a counting allocator watches [`Shard::work`] over a port in
 //! memory, with bursts that take every way through the plane: all tunnels and families, several
-//! terminals, forwards, roaming, signed both ways, receipts, echoes, every kind of rejection.
+//! terminals, forwards, roaming, signed both ways, receipts, echoes, live bindings, requests for the controller,
+//! every kind of rejection.
 
 #![expect(unsafe_code, reason = "counts allocations")]
 
@@ -23,6 +24,7 @@ use pushplane::plane::Shared;
 use pushplane::reason::Reason;
 use pushplane::server::Shard;
 use pushplane::table::publish::publish;
+use pushplane::table::{Binding, Change};
 use pushplane::wire::prp::{Kind, flag, option_type as ty};
 
 struct Counting;
@@ -105,6 +107,7 @@ fn script() -> Vec<(Vec<u8>, Endpoint)> {
         take(push(n).flags(flag::GROUP).bytes(), SENDER);
         take(push_to(open(n)).hops(1).bytes(), SENDER);
         take(push(n).kind(14).bytes(), SENDER);
+        take(push(n).kind(13).bytes(), SENDER);
         take(push(n).app(app::PRIORITY).payload(&[1; 1200]).bytes(), OPEN);
         take(push(n).app(app::MIN_DELAY).signed(ABROAD_KEY).flags(flag::ROAMED).bytes(), ABROAD);
         take(push_to(open(n)).source(source).bytes(), "10.0.0.29:2948");
@@ -127,9 +130,40 @@ fn script() -> Vec<(Vec<u8>, Endpoint)> {
     (0..len).map(|at| script[at * 101 % len].clone()).collect()
 }
 
+/// Some users have registered elsewhere, taken another's address, been released or got a Push ID lent.
+fn register(shared: &Shared) {
+    let mut writer = shared.live_writer().unwrap();
+    let bind = |n, device, private: &str, nat: Option<&str>| Change::Bind {
+        binding: Binding {
+            user: own(n),
+            device,
+            realm: 0,
+            private: Some(at(private)),
+            nat: nat.map(at),
+            imsi: None,
+            bearers: 3,
+            serving: None,
+            valid_until_ms: None,
+            listener: 0,
+        },
+        heard_ms: 0,
+    };
+    for change in [
+        bind(user::GTPU, 0, "10.2.0.1:2948", None),
+        bind(user::BOTH, 5, "172.16.0.1:2948", Some("[2001:db8:9::29]:40026")),
+        Change::End { user: own(user::PLAIN6), device: 0, heard_ms: 0 },
+        Change::Lend { lent: own(25), user: own(user::GTPU), device: 0, until_ms: u64::MAX },
+    ] {
+        writer.apply(&change).unwrap();
+    }
+}
+
 /// Runs the script and returns what was counted.
-fn run(policy: Policy) -> Counters {
+fn run(policy: Policy, registered: bool) -> Counters {
     let site = site(policy, 0, Arc::new(Shared::new(&LIMITS, 1, 7)));
+    if registered {
+        register(&site.shared);
+    }
     let (_publisher, mut readers) = publish(tables(&rib()), 1);
     let warm: Vec<_> = script().into_iter().take(BURST_MAX).collect();
     let measured: Vec<_> = (0..3).flat_map(|_| script()).collect();
@@ -164,8 +198,8 @@ fn run(policy: Policy) -> Counters {
 
 #[test]
 fn a_shard_allocates_nothing_once_it_runs() {
-    let mut counters = run(Policy::default());
-    counters.add(&run(Policy { known_sources: true, ..Policy::default() }));
+    let mut counters = run(Policy::default(), false);
+    counters.add(&run(Policy { known_sources: true, ..Policy::default() }, true));
     // Every way was taken, but for the reasons of what is punted.
     let unmet = Reason::ALL.iter().filter(|reason| counters.dropped[reason.index()] == 0);
     let expected = [Reason::NotPermitted, Reason::UnknownName, Reason::NoPeerAddress];

@@ -273,6 +273,8 @@ fn read_limits(mut section: Section<'_>, faults: &mut Faults) -> Limits {
         receipts: limit("receipts", default.receipts, 1..=1 << 26),
         replays: limit("replays", default.replays, 1..=1 << 30),
         reject_sources: limit("reject_sources", default.reject_sources, 1..=1 << 24),
+        bindings: limit("bindings", default.bindings, 16..=1 << 28),
+        punts: limit("punts", default.punts, 1..=1 << 16),
         receive_buffer: limit("receive_buffer", default.receive_buffer, 4096..=1 << 30),
     };
     section.finish(faults);
@@ -310,7 +312,7 @@ mod tests {
             "metrics = \"0.0.0.0:9400\"\nhlr = \"127.0.0.9:1\"\n",
             "[policy]\nknown_sources = true\nrequire_auth = true\nrejects = false\nregister = \"signed\"\n",
             "[limits]\ndatagram_max = 9_000\nframes = 0x80\nreceipts = 1\nreplays = 2\nreject_sources = 3\n",
-            "receive_buffer = 4096\n",
+            "receive_buffer = 4096\nbindings = 1_000\npunts = 5\n",
         ))
         .unwrap();
         assert_eq!(config.tables, Path::new("/var/t.ppt"));
@@ -318,6 +320,7 @@ mod tests {
         assert_eq!(config.shards, Shards::Cpus(vec![2, 3]));
         assert_eq!(config.listen.len(), 2);
         assert_eq!((config.limits.datagram_max, config.limits.frames), (9000, 128));
+        assert_eq!((config.limits.bindings, config.limits.punts), (1000, 5));
         assert_eq!(config.policy.register, RegisterPolicy::Signed);
         assert_eq!((config.io, places.require_auth), (Io::Socket, (13, 16)));
     }

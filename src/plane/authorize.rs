@@ -2,31 +2,23 @@
 
 use super::parse::is_taken;
 use super::replay::Seen;
-use super::{Cell, Plane, Site, Trace, Verdict};
-use crate::clock::Now;
+use super::terminals::Known;
+use super::{Cell, Moment, Plane, Trace, Verdict};
 use crate::id::{Endpoint, PushId};
 use crate::packet::{Burst, Class};
 use crate::reason::Reason;
+use crate::table::AppView;
 use crate::table::rib::Rule;
-use crate::table::{AppView, Tables};
 use crate::wire::prp::auth::Auth;
 use crate::wire::prp::{Kind, Message, flag};
 
 impl Plane {
-    pub(super) fn authorize(
-        &mut self,
-        site: &Site,
-        tables: &Tables,
-        now: Now,
-        burst: &Burst,
-        trace: &mut impl Trace,
-    ) {
+    pub(super) fn authorize(&mut self, moment: &Moment<'_>, burst: &Burst, trace: &mut impl Trace) {
         for (at, (cell, row)) in self.cells.iter_mut().zip(&burst.rows).enumerate() {
             let (Some(message), Some(frame)) = (cell.message, &row.frame) else { continue };
             let bytes = frame.bytes();
-            cell.peer = tables.peer(row.from);
-            let sender =
-                Sender { site, tables, now, from: row.from, peer: cell.peer, message: &message, bytes };
+            cell.peer = moment.tables.peer(row.from);
+            let sender = Sender { moment, from: row.from, peer: cell.peer, message: &message, bytes };
             if let Err(reason) = sender.authorize(cell, at, trace) {
                 cell.verdict = Verdict::Drop(reason);
                 trace.step(at, || format!("{reason}: {}", reason.text()));
@@ -37,9 +29,7 @@ impl Plane {
 
 /// One message, who sent it, and what is needed to judge it.
 struct Sender<'a> {
-    site: &'a Site,
-    tables: &'a Tables,
-    now: Now,
+    moment: &'a Moment<'a>,
     from: Endpoint,
     peer: Option<u32>,
     message: &'a Message,
@@ -49,15 +39,17 @@ struct Sender<'a> {
 impl Sender<'_> {
     fn authorize(&self, cell: &mut Cell, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
         let Message { kind, header, options, .. } = self.message;
-        if !is_taken(*kind) {
+        // Only another server answers what this one asks: anybody else's answer belongs to no question.
+        let answers_nothing = matches!(kind, Kind::Registered | Kind::Released) && self.peer.is_none();
+        if !is_taken(*kind) || answers_nothing {
             return Err(Reason::UnsupportedKind);
         }
         if let Some(peer) = self.peer {
-            trace.step(at, || format!("from the Push server {}", self.tables.server_name(peer)));
+            trace.step(at, || format!("from the Push server {}", self.moment.tables.server_name(peer)));
         }
         let app = match kind {
             Kind::Push => {
-                let app = self.tables.app(header.app).ok_or(Reason::ApplicationNotAllowed)?;
+                let app = self.moment.tables.app(header.app).ok_or(Reason::ApplicationNotAllowed)?;
                 trace.step(at, || format!("application {} ({}) is on the allowlist", header.app, app.name()));
                 self.check_address(app, at, trace)?;
                 Some(app)
@@ -70,14 +62,14 @@ impl Sender<'_> {
         }
         if let Some(app) = app {
             self.check_source(app, at, trace)?;
-            if app.rate().is_some_and(|rate| !rate.take(self.now.mono_ns)) {
+            if app.rate().is_some_and(|rate| !rate.take(self.moment.now.mono_ns)) {
                 return Err(Reason::RateLimited);
             }
             cell.class = Some(self.class(app));
             cell.sets_priority = app.rule() == Rule::Priority;
         }
         match options.deadline(self.bytes) {
-            Some(deadline) if deadline < self.now.unix_ms => Err(Reason::Expired),
+            Some(deadline) if deadline < self.moment.now.unix_ms => Err(Reason::Expired),
             _ => Ok(()),
         }
     }
@@ -120,22 +112,27 @@ impl Sender<'_> {
     /// the gateway of (INTERFACE.md, ruling 3). A private address belongs to one user whatever its
     /// port; of a public one the port counts too, since users share it.
     fn is_terminal(&self) -> bool {
-        let from = self.from;
-        let arrays = self.tables.arrays();
         let source = self.message.header.source;
         if source.is_none() {
             return false;
         }
-        self.tables.terminals(source).iter().filter(|line| line.is_live(self.now.unix_s())).any(|line| {
-            let is_gateway = |private| {
-                let gateway = self.tables.gateway(line.realm(), private);
-                gateway.is_some_and(|gateway| {
-                    self.tables.gateway_view(gateway).address().octets() == from.octets()
-                })
-            };
-            line.nat(arrays.nat6()) == Some(from)
-                || line.private().is_some_and(|own| own.octets() == from.octets() || is_gateway(own))
-        })
+        let mut found = false;
+        self.moment.each(&self.moment.key(source), |known| {
+            found |= known.is_live(self.moment.now) && self.is_from(known);
+        });
+        found
+    }
+
+    /// Whether the datagram came from this terminal, or from the gateway that it lies behind.
+    fn is_from(&self, known: &Known<'_>) -> bool {
+        let from = self.from;
+        let is_gateway = |private| {
+            let tables = self.moment.tables;
+            let gateway = tables.gateway(known.realm(), private);
+            gateway.is_some_and(|gateway| tables.gateway_view(gateway).address().octets() == from.octets())
+        };
+        known.nat() == Some(from)
+            || known.private().is_some_and(|own| own.octets() == from.octets() || is_gateway(own))
     }
 
     /// The index of the key whose signature is right; an error when one is missing or wrong.
@@ -146,7 +143,7 @@ impl Sender<'_> {
         trace: &mut impl Trace,
     ) -> Result<Option<u32>, Reason> {
         let Message { header, options, .. } = self.message;
-        let peer_key = self.peer.and_then(|peer| self.tables.server_key(peer));
+        let peer_key = self.peer.and_then(|peer| self.moment.tables.server_key(peer));
         let app_key = app.and_then(|app| app.key());
         // Whose key it must be, where that is laid down.
         let wanted = match self.peer {
@@ -154,15 +151,19 @@ impl Sender<'_> {
             None => app_key,
         };
         let Some(auth) = Auth::of(options, self.bytes) else {
-            let needed = wanted.is_some() || self.site.policy.require_auth;
+            let needed = wanted.is_some() || self.moment.site.policy.require_auth;
             return if needed { Err(Reason::AuthenticationFailed) } else { Ok(None) };
         };
-        let key = self.tables.key_index(auth.key).ok_or(Reason::AuthenticationFailed)?;
+        let key = self.moment.tables.key_index(auth.key).ok_or(Reason::AuthenticationFailed)?;
+        // Of what is asked for oneself the destination is who asks.
+        let asks =
+            matches!(self.message.kind, Kind::Register | Kind::Release | Kind::Group | Kind::Introduce);
+        let is_users = |user| self.moment.tables.user_key(user) == Some(key);
         let belongs = match wanted {
             Some(wanted) => key == wanted,
-            None => app_key == Some(key) || self.tables.user_key(header.source) == Some(key),
+            None => app_key == Some(key) || is_users(header.source) || (asks && is_users(header.destination)),
         };
-        let schedule = self.tables.key(key).filter(|_| belongs).ok_or(Reason::AuthenticationFailed)?;
+        let schedule = self.moment.tables.key(key).filter(|_| belongs).ok_or(Reason::AuthenticationFailed)?;
         if !schedule.verify(self.bytes, &auth) {
             return Err(Reason::AuthenticationFailed);
         }
@@ -172,12 +173,12 @@ impl Sender<'_> {
 
     fn check_replay(&self, key: u32) -> Result<(), Reason> {
         let Message { header, options, .. } = self.message;
-        let fresh = Auth::of(options, self.bytes).is_some_and(|auth| auth.is_fresh(self.now.unix_ms));
+        let fresh = Auth::of(options, self.bytes).is_some_and(|auth| auth.is_fresh(self.moment.now.unix_ms));
         if !fresh {
             return Err(Reason::StaleOrReplayed);
         }
-        let window = &self.site.shared.replay;
-        match window.check(key, header.source, header.destination, header.message, self.now.mono_ns) {
+        let window = &self.moment.site.shared.replay;
+        match window.check(key, header.source, header.destination, header.message, self.moment.now.mono_ns) {
             Seen::First => Ok(()),
             Seen::Before => Err(Reason::StaleOrReplayed),
             Seen::NoRoom => Err(Reason::Overloaded),
@@ -186,14 +187,14 @@ impl Sender<'_> {
 
     /// `policy.known_sources` (INTERFACE.md, ruling 4).
     fn check_source(&self, app: AppView<'_>, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
-        if !self.site.policy.known_sources {
+        if !self.moment.site.policy.known_sources {
             return Ok(());
         }
         let source = self.message.header.source;
         let passes = if source.is_none() {
             self.peer.is_some() || (app.has_sources() && app.in_sources(self.from))
         } else {
-            !self.tables.terminals(source).is_empty() || (self.peer.is_some() && self.is_foreign(source))
+            self.moment.is_user(source) || (self.peer.is_some() && self.is_foreign(source))
         };
         if !passes {
             return Err(Reason::UnknownSource);
@@ -203,6 +204,6 @@ impl Sender<'_> {
     }
 
     fn is_foreign(&self, user: PushId) -> bool {
-        self.tables.route(user).is_some_and(|server| Some(server) != self.tables.own())
+        self.moment.tables.route(user).is_some_and(|server| Some(server) != self.moment.tables.own())
     }
 }

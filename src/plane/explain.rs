@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Serialize, Serializer};
 
-use super::{EXTRA, Hop, Plane, Send, Site, TERMINALS_MAX, Verdict};
+use super::{EXTRA, Hop, Moment, Plane, Send, Site, TERMINALS_MAX, Verdict};
 use crate::clock::Now;
 use crate::id::{Endpoint, PushId};
 use crate::packet::{Burst, FramePool};
@@ -141,7 +141,7 @@ pub const fn verdict_name(verdict: Verdict) -> &'static str {
         Verdict::Deliver => "deliver",
         Verdict::Query | Verdict::Pending => "query",
         Verdict::Forward => "forward",
-        Verdict::Answer => "answer",
+        Verdict::Answer | Verdict::Punt => "answer",
         Verdict::Drop(_) => "drop",
     }
 }
@@ -154,7 +154,7 @@ pub const fn verdict_name(verdict: Verdict) -> &'static str {
 pub fn explain<'a>(site: &Site, tables: &'a Tables, now: Now, question: &Question) -> Explanation<'a> {
     let mut steps = Vec::new();
     let from = question.from.unwrap_or_else(|| {
-        let (from, why) = sender(tables, question, now);
+        let (from, why) = sender(&Moment::new(site, tables, now), question);
         steps.push(format!("nobody said where it comes from: taken to be {from}, {why}"));
         from
     });
@@ -173,7 +173,7 @@ pub fn explain<'a>(site: &Site, tables: &'a Tables, now: Now, question: &Questio
     let mut sends: Vec<Sent<'_>> = plane.sends(0).iter().map(|send| Sent::of(tables, send)).collect();
     if !sends.is_empty() {
         // The last stage may still find that no listening address reaches the next hop.
-        plane.rewrite(site, tables, now, &mut burst);
+        plane.rewrite(&Moment::new(site, tables, now), &mut burst);
         let mut left = burst.tx.iter().filter(|tx| tx.token != EXTRA).map(|tx| tx.to).peekable();
         sends.retain(|send| {
             let leaves = left.next_if_eq(&send.to).is_some();
@@ -238,7 +238,8 @@ fn datagram(
 
 /// An address that may push for the application, where there is one, and why it was taken. Never a
 /// server's.
-fn sender(tables: &Tables, question: &Question, now: Now) -> (Endpoint, String) {
+fn sender(moment: &Moment<'_>, question: &Question) -> (Endpoint, String) {
+    let tables = moment.tables;
     let free = |ip| {
         let from = (9..).map(|port| Endpoint::new(ip, port)).find(|from| tables.peer(*from).is_none());
         from.unwrap_or(Endpoint::NONE)
@@ -253,16 +254,22 @@ fn sender(tables: &Tables, question: &Question, now: Now) -> (Endpoint, String) 
     if let Some((ip, len)) = app.sources().next() {
         return (free(first_host(ip, len)), format!("in {ip}/{len} of the application's sources"));
     }
-    match terminal_address(tables, app, question.source, now) {
+    match terminal_address(moment, app, question.source) {
         Some(from) => (from, "a terminal of the source".to_owned()),
         None => (anyone(), "since nobody may push for the application".to_owned()),
     }
 }
 
-fn terminal_address(tables: &Tables, app: AppView<'_>, source: PushId, now: Now) -> Option<Endpoint> {
-    let mut lines = tables.terminals(source).iter().filter(|line| line.is_live(now.unix_s()));
-    let nat6 = tables.arrays().nat6();
-    if app.takes_users() { lines.find_map(|line| line.nat(nat6).or(line.private())) } else { None }
+fn terminal_address(moment: &Moment<'_>, app: AppView<'_>, source: PushId) -> Option<Endpoint> {
+    let mut found = None;
+    if app.takes_users() {
+        moment.each(&moment.key(source), |known| {
+            if known.is_live(moment.now) && found.is_none() {
+                found = known.nat().or(known.private());
+            }
+        });
+    }
+    found
 }
 
 /// The first address of a prefix that a host can have.

@@ -1,29 +1,25 @@
 //! First stage: from bytes to messages, or to the reason why not; the lookup of the destination starts
 //! here, so that its cache lines come while the rest of the burst is parsed.
 
-use super::{Cell, Plane, Site, Trace, Verdict};
+use super::{Cell, Moment, Plane, Trace, Verdict};
 use crate::packet::Burst;
 use crate::reason::Reason;
-use crate::table::Tables;
-use crate::table::binding;
 use crate::wire::prp::{self, Header, Kind};
 
 impl Plane {
-    pub(super) fn parse(&mut self, site: &Site, tables: &Tables, burst: &Burst, trace: &mut impl Trace) {
-        let users = tables.arrays().users_index();
-        let seed = users.seed();
+    pub(super) fn parse(&mut self, moment: &Moment<'_>, burst: &Burst, trace: &mut impl Trace) {
         self.cells.clear();
         self.sends.clear();
         for (at, row) in burst.rows.iter().enumerate() {
             let bytes = row.frame.as_ref().map_or(&[][..], |frame| frame.bytes());
             self.ledger.received(bytes.len());
             let mut cell = Cell { header: Header::read(bytes), ..Cell::default() };
-            let too_large = row.truncated || bytes.len() > site.datagram_max;
+            let too_large = row.truncated || bytes.len() > moment.site.datagram_max;
             let parsed = if too_large { Err(Reason::TooLarge) } else { prp::parse(bytes) };
             match parsed {
                 Ok(message) => {
-                    cell.hash = binding::hash(message.header.destination.0, seed);
-                    users.prefetch(cell.hash);
+                    cell.key = moment.key(message.header.destination);
+                    moment.prefetch(&cell.key);
                     cell.message = Some(message);
                     trace.step(at, || {
                         format!("{} of {} bytes, well-formed", message.kind.name(), bytes.len())
@@ -49,5 +45,5 @@ fn earlier(reason: Reason, header: Option<Header>) -> Reason {
 
 /// Whether this server does something with messages of this kind.
 pub(super) fn is_taken(kind: Kind) -> bool {
-    matches!(kind, Kind::Push | Kind::Receipt | Kind::Reject | Kind::Echo)
+    !matches!(kind, Kind::Grouped | Kind::Resolved | Kind::Echoed)
 }

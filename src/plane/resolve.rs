@@ -1,13 +1,10 @@
 //! Third stage: where each message goes (PROTOCOL.md, steps 3 to 5).
 
-use super::{Cell, Hop, Plane, Send, Site, Terminal, Trace, Verdict};
-use crate::clock::Now;
+use super::terminals::Known;
+use super::{Cell, Hop, Moment, Plane, Send, Trace, Verdict};
 use crate::id::Endpoint;
 use crate::packet::Burst;
 use crate::reason::Reason;
-use crate::table::Tables;
-use crate::table::binding::ArchivedLine;
-use crate::table::memory::prefetch;
 use crate::wire::prp::{Kind, Message, flag};
 
 /// Bits of Bearers.
@@ -15,22 +12,19 @@ const PACKET_DATA: u8 = 1;
 const NETWORK_REQUESTED: u8 = 2;
 
 impl Plane {
-    pub(super) fn resolve(
-        &mut self,
-        site: &Site,
-        tables: &Tables,
-        now: Now,
-        burst: &Burst,
-        trace: &mut impl Trace,
-    ) {
-        let arrays = tables.arrays();
+    pub(super) fn resolve(&mut self, moment: &Moment<'_>, burst: &Burst, trace: &mut impl Trace) {
+        let pending = || self.cells.iter().filter(|cell| cell.verdict == Verdict::Pending);
         // 1. The index buckets have arrived: start the lines.
-        for cell in self.cells.iter().filter(|cell| cell.verdict == Verdict::Pending) {
-            if let Some(line) = arrays.users_index().first_candidate(cell.hash) {
-                prefetch(arrays.lines(), line);
+        for cell in pending() {
+            moment.prefetch_lines(&cell.key);
+        }
+        // 2. The lines have arrived: start whose the addresses in them are, where that may have changed.
+        if moment.has_live() {
+            for cell in pending() {
+                moment.prefetch_owner(&cell.key);
             }
         }
-        // 2. Decide.
+        // 3. Decide.
         for at in 0..self.cells.len() {
             let cell = &mut self.cells[at];
             cell.first_send = self.sends.len();
@@ -41,9 +35,7 @@ impl Plane {
             };
             let from = burst.rows[at].from;
             let mut resolver = Resolver {
-                site,
-                tables,
-                now,
+                moment,
                 from,
                 message: &message,
                 bytes: frame.bytes(),
@@ -64,9 +56,7 @@ impl Plane {
 }
 
 struct Resolver<'a> {
-    site: &'a Site,
-    tables: &'a Tables,
-    now: Now,
+    moment: &'a Moment<'a>,
     from: Endpoint,
     message: &'a Message,
     bytes: &'a [u8],
@@ -81,33 +71,49 @@ impl Resolver<'_> {
         let Message { kind, header, .. } = *self.message;
         match kind {
             Kind::Echo => return Ok(Verdict::Answer),
+            Kind::Register
+            | Kind::Registered
+            | Kind::Release
+            | Kind::Released
+            | Kind::Group
+            | Kind::Resolve
+            | Kind::Introduce => {
+                trace.step(self.row, || format!("{} is for the controller", kind.name()));
+                return Ok(Verdict::Punt);
+            }
             Kind::Receipt | Kind::Reject => {
-                let tables = self.site.shared.receipts.iter();
+                let tables = self.moment.site.shared.receipts.iter();
                 let asked = tables
-                    .filter_map(|table| table.asker(header.destination, header.message, self.now.mono_ns))
+                    .filter_map(|table| {
+                        table.asker(header.destination, header.message, self.moment.now.mono_ns)
+                    })
                     .next();
                 if let Some(asker) = asked {
-                    let server = self.tables.peer(asker.from);
+                    let server = self.moment.tables.peer(asker.from);
                     if server.is_some() {
                         self.may_forward(cell, server, asker.from)?;
                     }
                     self.send(Hop::Asker(asker));
                     return Ok(Verdict::Forward);
                 }
+                if kind == Kind::Reject && cell.peer.is_some() && header.destination.is_none() {
+                    // Of a request that the controller made for itself.
+                    return Ok(Verdict::Punt);
+                }
             }
             _ => {}
         }
         if !self.message.has(flag::ROAMED) {
-            let server = self.tables.route(header.destination).ok_or(Reason::NoRoute)?;
+            let server = self.moment.tables.route(header.destination).ok_or(Reason::NoRoute)?;
             trace.step(self.row, || {
                 format!(
                     "the longest prefix of {} is {}'s",
                     header.destination,
-                    self.tables.server_name(server)
+                    self.moment.tables.server_name(server)
                 )
             });
-            if self.tables.own() != Some(server) {
-                let to = self.tables.server_address(server);
+            if self.moment.tables.own() != Some(server) {
+                let to = self.moment.tables.server_address(server);
                 self.forward(cell, Some(server), to, false)?;
                 return Ok(Verdict::Forward);
             }
@@ -121,25 +127,28 @@ impl Resolver<'_> {
 
     /// Step 4 and 5: the user's own server, or the one that it roams at.
     fn home(&mut self, cell: &Cell, trace: &mut impl Trace) -> Result<Verdict, Reason> {
-        let arrays = self.tables.arrays();
         let roamed = self.message.has(flag::ROAMED);
         let unknown = if roamed { Reason::NotAttached } else { Reason::UnknownDestination };
-        let first = arrays.find_hashed(self.message.header.destination, cell.hash).ok_or(unknown)?;
         let wanted = self.message.options.device(self.bytes).unwrap_or(0);
         let first_send = self.sends.len();
         let mut delivered = false;
         let mut failure = None;
-        for line in arrays.user_lines(first) {
-            if wanted != 0 && line.device() != wanted {
-                continue;
+        let moment = self.moment;
+        let is_known = moment.each(&cell.key, |known| {
+            if wanted != 0 && known.device() != wanted {
+                return;
             }
-            match self.terminal(cell, line, roamed, first_send, trace) {
+            match self.terminal(cell, known, roamed, first_send, trace) {
                 Ok(is_terminal) => delivered |= is_terminal,
                 Err(reason) => {
-                    trace.step(self.row, || format!("device {}: {reason}: {}", line.device(), reason.text()));
+                    trace
+                        .step(self.row, || format!("device {}: {reason}: {}", known.device(), reason.text()));
                     failure.get_or_insert(reason);
                 }
             }
+        });
+        if !is_known {
+            return Err(unknown);
         }
         match (delivered, self.queries, self.sends.len() > first_send) {
             (true, ..) => Ok(Verdict::Deliver),
@@ -153,21 +162,22 @@ impl Resolver<'_> {
     fn terminal(
         &mut self,
         cell: &Cell,
-        line: &ArchivedLine,
+        known: &Known<'_>,
         roamed: bool,
         first_send: usize,
         trace: &mut impl Trace,
     ) -> Result<bool, Reason> {
-        if !line.is_live(self.now.unix_s()) {
+        if !known.is_live(self.moment.now) {
             return Err(Reason::NotAttached);
         }
-        if let Some(to) = line.serving() {
-            let own = self.tables.own().map(|own| self.tables.server_address(own));
-            if roamed || own == Some(to) || self.site.listen.contains(&to) {
+        if let Some(to) = known.serving() {
+            let own = self.moment.tables.own().map(|own| self.moment.tables.server_address(own));
+            if roamed || own == Some(to) || self.moment.site.listen.contains(&to) {
                 return Err(Reason::NotAttached);
             }
-            let server = self.tables.peer(to);
-            trace.step(self.row, || format!("device {} is served by the Push server at {to}", line.device()));
+            let server = self.moment.tables.peer(to);
+            trace
+                .step(self.row, || format!("device {} is served by the Push server at {to}", known.device()));
             let already = |send: &Send| matches!(send.hop, Hop::Server { to: other, .. } if other == to);
             // One copy for all terminals that are there: the serving server finds each of them.
             if !self.sends[first_send..].iter().any(already) {
@@ -175,45 +185,36 @@ impl Resolver<'_> {
             }
             return Ok(false);
         }
-        let nat6 = self.tables.arrays().nat6();
-        let (private, nat) = (line.private(), line.nat(nat6));
-        let terminal = Terminal {
-            user: line.user(),
-            device: line.device(),
-            realm: line.realm(),
-            private,
-            imsi: line.imsi(),
-            has_key: line.has_key(),
-        };
+        let (private, nat, terminal) = (known.private(), known.nat(), known.terminal());
         if private.is_some() || nat.is_some() {
-            if line.bearers() & PACKET_DATA == 0 {
+            if known.bearers() & PACKET_DATA == 0 {
                 return Err(Reason::BearerFailed);
             }
             if let Some(private) = private {
-                if let Some(gateway) = self.tables.gateway(line.realm(), private) {
+                if let Some(gateway) = self.moment.tables.gateway(known.realm(), private) {
                     trace.step(self.row, || {
-                        let gateway = self.tables.gateway_view(gateway);
-                        let (device, realm, name) = (line.device(), line.realm(), gateway.name());
+                        let gateway = self.moment.tables.gateway_view(gateway);
+                        let (device, realm, name) = (known.device(), known.realm(), gateway.name());
                         let tunnel = gateway.tunnel().name();
                         format!("device {device} at {private} in realm {realm} lies behind gateway {name} ({tunnel})")
                     });
                     self.send(Hop::Gateway { gateway, terminal });
                     return Ok(true);
                 }
-                trace.step(self.row, || format!("no segment of realm {} has {private}", line.realm()));
+                trace.step(self.row, || format!("no segment of realm {} has {private}", known.realm()));
             }
             if let Some(to) = nat {
-                trace.step(self.row, || format!("device {} has the public address {to}", line.device()));
+                trace.step(self.row, || format!("device {} has the public address {to}", known.device()));
                 self.send(Hop::Nat { to, terminal });
                 return Ok(true);
             }
         }
         if let Some(imsi) = terminal.imsi {
-            if line.bearers() & NETWORK_REQUESTED == 0 {
+            if known.bearers() & NETWORK_REQUESTED == 0 {
                 return Err(Reason::BearerFailed);
             }
             trace.step(self.row, || {
-                format!("device {} is only known by its IMSI {imsi}: ask the network", line.device())
+                format!("device {} is only known by its IMSI {imsi}: ask the network", known.device())
             });
             self.queries = true;
             return Ok(false);

@@ -1,12 +1,10 @@
 //! Fourth stage: the datagrams. The last copy of a message leaves from the buffer that received it; its
 //! payload never moves, heads and tunnel headers grow into the headroom in front of it.
 
-use super::{Account, Asker, Cell, EXTRA, Hop, Plane, Site, Terminal, Verdict};
-use crate::clock::Now;
+use super::{Account, Asker, Cell, EXTRA, Hop, Moment, Plane, Punt, Terminal, Verdict};
 use crate::id::Endpoint;
 use crate::packet::{Burst, Class, Frame, FramePool, Tx};
 use crate::reason::Reason;
-use crate::table::Tables;
 use crate::table::rib::Tunnel;
 use crate::wire::prp::{HeadBuilder, Header, Kind, Message, flag, option_type as ty};
 use crate::wire::tunnel;
@@ -15,16 +13,17 @@ use crate::wire::tunnel;
 const REJECT_BYTES_MAX: usize = 128;
 
 impl Plane {
-    pub(super) fn rewrite(&mut self, site: &Site, tables: &Tables, now: Now, burst: &mut Burst) {
+    pub(super) fn rewrite(&mut self, moment: &Moment<'_>, burst: &mut Burst) {
         for at in 0..self.cells.len() {
             let outcome = match self.cells[at].verdict {
                 Verdict::Query if self.cells[at].sends > 0 => {
                     // Nobody can be asked for this terminal; others are served where they roam.
                     self.cells[at].verdict = Verdict::Forward;
-                    self.send_row(site, tables, now, burst, at)
+                    self.send_row(moment, burst, at)
                 }
-                Verdict::Deliver | Verdict::Forward => self.send_row(site, tables, now, burst, at),
-                Verdict::Answer => self.echo(tables, now, burst, at),
+                Verdict::Deliver | Verdict::Forward => self.send_row(moment, burst, at),
+                Verdict::Punt => self.punt(moment, burst, at),
+                Verdict::Answer => self.echo(moment, burst, at),
                 // Until there is somebody to ask, the answer is at once that there is no gateway (ruling 30).
                 Verdict::Query | Verdict::Pending => Err(Reason::NoGateway),
                 Verdict::Drop(reason) => Err(reason),
@@ -32,19 +31,26 @@ impl Plane {
             if let Err(reason) = outcome {
                 self.cells[at].verdict = Verdict::Drop(reason);
                 self.ledger.dropped(reason);
-                self.reject(site, tables, now, burst, at, reason);
+                self.reject(moment, burst, at, reason);
             }
         }
     }
 
-    fn send_row(
-        &mut self,
-        site: &Site,
-        tables: &Tables,
-        now: Now,
-        burst: &mut Burst,
-        at: usize,
-    ) -> Result<(), Reason> {
+    /// Hands a message to the controller, which answers it or drops it by its own account.
+    fn punt(&mut self, moment: &Moment<'_>, burst: &Burst, at: usize) -> Result<(), Reason> {
+        let row = &burst.rows[at];
+        let bytes = row.frame.as_ref().map_or(&[][..], |frame| frame.bytes());
+        let signed_by = self.cells[at].signed_by.map(|key| moment.tables.key_id(key));
+        let punt = Punt::new(bytes, row.from, row.listener, signed_by).ok_or(Reason::TooLarge)?;
+        if !moment.site.shared.punts[moment.site.shard].push(punt) {
+            return Err(Reason::Overloaded);
+        }
+        self.ledger.counters_mut().punted += 1;
+        Ok(())
+    }
+
+    fn send_row(&mut self, moment: &Moment<'_>, burst: &mut Burst, at: usize) -> Result<(), Reason> {
+        let Moment { site, tables, now, .. } = *moment;
         let cell = self.cells[at];
         let (Some(message), Some(original)) = (cell.message, burst.rows[at].frame.take()) else {
             return Err(Reason::Malformed);
@@ -64,7 +70,7 @@ impl Plane {
             burst.rows[at].frame = Some(original);
             return Err(Reason::Overloaded);
         };
-        let writer = Writer { site, tables, now, cell: &cell, message: &message, from };
+        let writer = Writer { moment, cell: &cell, message: &message, from };
         let class = cell.class.unwrap_or(Class::Normal);
         let last = cell.sends - 1;
         let (mut original, mut failure, mut failed) = (Some(original), Reason::Overloaded, 0);
@@ -96,7 +102,7 @@ impl Plane {
 
     /// ECHOED: the ECHO with another kind, source and destination swapped, without options
     /// (PROTOCOL.md, ruling 28).
-    fn echo(&mut self, tables: &Tables, now: Now, burst: &mut Burst, at: usize) -> Result<(), Reason> {
+    fn echo(&mut self, moment: &Moment<'_>, burst: &mut Burst, at: usize) -> Result<(), Reason> {
         let cell = &self.cells[at];
         let row = &mut burst.rows[at];
         let (Some(message), Some(frame)) = (cell.message, &mut row.frame) else {
@@ -111,7 +117,7 @@ impl Plane {
         };
         let mut head = HeadBuilder::new(&header);
         frame.truncate(message.payload_end);
-        replace_head(frame, message.payload_start, &mut head, cell.signed_by, tables, now)?;
+        replace_head(frame, message.payload_start, &mut head, cell.signed_by, moment)?;
         let token = self.ledger.open(Account::Answered, 1).ok_or(Reason::Overloaded)?;
         if let Some(frame) = row.frame.take() {
             let (to, listener) = (row.from, row.listener);
@@ -122,15 +128,8 @@ impl Plane {
 
     /// Answers what failed, where that is allowed: never an answer, never what has no message
     /// identifier, never more often than [`super::RejectLimiter`] says.
-    fn reject(
-        &mut self,
-        site: &Site,
-        tables: &Tables,
-        now: Now,
-        burst: &mut Burst,
-        at: usize,
-        reason: Reason,
-    ) {
+    fn reject(&mut self, moment: &Moment<'_>, burst: &mut Burst, at: usize, reason: Reason) {
+        let Moment { site, now, .. } = *moment;
         let cell = &self.cells[at];
         let row = &mut burst.rows[at];
         let Some(header) = cell.header.filter(|_| site.policy.rejects) else { return };
@@ -146,7 +145,7 @@ impl Plane {
         let mut head = HeadBuilder::new(&header.answer(Kind::Reject));
         head.reason(reason);
         let whole = frame.len();
-        let made = replace_head(frame, whole, &mut head, cell.signed_by, tables, now);
+        let made = replace_head(frame, whole, &mut head, cell.signed_by, moment);
         if made.is_ok()
             && frame.len() <= length_max
             && let Some(frame) = row.frame.take()
@@ -171,9 +170,9 @@ fn replace_head(
     old: usize,
     head: &mut HeadBuilder,
     key: Option<u32>,
-    tables: &Tables,
-    now: Now,
+    moment: &Moment<'_>,
 ) -> Result<(), Reason> {
+    let Moment { tables, now, .. } = *moment;
     let schedule = key.and_then(|key| Some((tables.key_id(key), tables.key(key)?)));
     if let Some((id, _)) = schedule {
         head.auth(id, now.unix_ms);
@@ -235,9 +234,7 @@ const HOP_BY_HOP: [u8; 2] = [ty::AUTH, ty::PAYLOAD_LENGTH];
 
 /// Writes the datagrams of one message.
 struct Writer<'a> {
-    site: &'a Site,
-    tables: &'a Tables,
-    now: Now,
+    moment: &'a Moment<'a>,
     cell: &'a Cell,
     message: &'a Message,
     from: Endpoint,
@@ -252,7 +249,7 @@ impl Writer<'_> {
             Hop::Gateway { gateway, terminal } => self.to_gateway(frame, gateway, &terminal),
             Hop::Nat { to, terminal } => {
                 self.rehead(frame, &self.for_terminal(&terminal))?;
-                self.leave(to)
+                self.leave_to_terminal(to, &terminal)
             }
             Hop::Server { server, to, roaming } => self.to_server(frame, server, to, roaming),
             Hop::Asker(asker) => self.to_asker(frame, &asker),
@@ -261,12 +258,24 @@ impl Writer<'_> {
 
     /// The listening address of the right family; without one there is no way.
     fn leave(&self, to: Endpoint) -> Result<(Endpoint, u8), Reason> {
-        self.site.listener_for(to).map(|listener| (to, listener)).ok_or(Reason::NoRoute)
+        self.moment.site.listener_for(to).map(|listener| (to, listener)).ok_or(Reason::NoRoute)
+    }
+
+    /// From the listening address that the terminal last wrote to, where that is known and still reaches it.
+    fn leave_to_terminal(&self, to: Endpoint, terminal: &Terminal) -> Result<(Endpoint, u8), Reason> {
+        let listen = &self.moment.site.listen;
+        let reaches = |listener: &u8| {
+            listen.get(usize::from(*listener)).is_some_and(|own| own.is_ipv4() == to.is_ipv4())
+        };
+        match terminal.listener.filter(reaches) {
+            Some(listener) => Ok((to, listener)),
+            None => self.leave(to),
+        }
     }
 
     /// Signed with the user's key, where it has one (ruling 15).
     fn for_terminal(&self, terminal: &Terminal) -> Change {
-        let key = terminal.has_key.then(|| self.tables.user_key(terminal.user)).flatten();
+        let key = terminal.has_key.then(|| self.moment.tables.user_key(terminal.user)).flatten();
         Change { key, ..Change::default() }
     }
 
@@ -276,7 +285,7 @@ impl Writer<'_> {
         gateway: u32,
         terminal: &Terminal,
     ) -> Result<(Endpoint, u8), Reason> {
-        let gateway = self.tables.gateway_view(gateway);
+        let gateway = self.moment.tables.gateway_view(gateway);
         let private = terminal.private.ok_or(Reason::NotAttached)?;
         let change = self.for_terminal(terminal);
         match gateway.tunnel() {
@@ -287,7 +296,7 @@ impl Writer<'_> {
             }
             Tunnel::None => {
                 self.rehead(frame, &change)?;
-                self.leave(private)
+                self.leave_to_terminal(private, terminal)
             }
             Tunnel::Vxlan { vni, mac } => {
                 self.rehead(frame, &change)?;
@@ -319,15 +328,15 @@ impl Writer<'_> {
             set: if roaming { flag::ROAMED } else { 0 },
             hops: 1,
             add: if translate { Add::Source(self.public_source()) } else { Add::Nothing },
-            key: server.and_then(|server| self.tables.server_key(server)),
+            key: server.and_then(|server| self.moment.tables.server_key(server)),
         };
         self.rehead(frame, &change)?;
         self.leave(to)
     }
 
     fn to_asker(&self, frame: &mut Frame, asker: &Asker) -> Result<(Endpoint, u8), Reason> {
-        let is_server = self.tables.peer(asker.from).is_some();
-        let key = asker.key.and_then(|id| self.tables.key_index(id));
+        let is_server = self.moment.tables.peer(asker.from).is_some();
+        let key = asker.key.and_then(|id| self.moment.tables.key_index(id));
         self.rehead(frame, &Change { hops: u8::from(is_server), key, ..Change::default() })?;
         Ok((asker.from, asker.listener))
     }
@@ -338,17 +347,15 @@ impl Writer<'_> {
         if source.is_none() {
             return self.from;
         }
-        let nat6 = self.tables.arrays().nat6();
-        let live = self.tables.terminals(source).iter().filter(|line| line.is_live(self.now.unix_s()));
-        let mut public = None;
-        for line in live {
-            let Some(nat) = line.nat(nat6) else { continue };
-            if nat == self.from || line.private().is_some_and(|own| own.octets() == self.from.octets()) {
-                return nat;
+        let (mut own, mut public) = (None, None);
+        self.moment.each(&self.moment.key(source), |known| {
+            let Some(nat) = known.nat().filter(|_| known.is_live(self.moment.now)) else { return };
+            if nat == self.from || known.private().is_some_and(|own| own.octets() == self.from.octets()) {
+                own.get_or_insert(nat);
             }
             public.get_or_insert(nat);
-        }
-        public.unwrap_or(self.from)
+        });
+        own.or(public).unwrap_or(self.from)
     }
 
     /// Changes the head: reserved flags cleared, PRIORITY set where the application's rule says so,
@@ -379,7 +386,7 @@ impl Writer<'_> {
                 head.source_address(source);
             }
         }
-        replace_head(frame, *payload_start, &mut head, change.key, self.tables, self.now)
+        replace_head(frame, *payload_start, &mut head, change.key, self.moment)
     }
 }
 

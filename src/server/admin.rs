@@ -181,6 +181,7 @@ impl Collector for Snapshot {
         counter("terminals_failed", "Terminals of a message that could not be served", c.terminals_failed)?;
         counter("rejects", "REJECTs sent", c.rejects)?;
         counter("rejects_suppressed", "REJECTs over the limit of a source address", c.rejects_suppressed)?;
+        counter("punted", "Messages handed to the controller", c.punted)?;
         counter("bursts", "Bursts worked on", c.bursts)?;
         counter(
             "kernel_rx_drops",
@@ -209,7 +210,7 @@ impl Collector for Snapshot {
             )?)
         };
         gauge("unaccounted", "Received messages that are in no counter: always 0", c.unaccounted())?;
-        gauge("in_flight", "Messages received and not yet in another counter", c.in_flight as i64)?;
+        gauge("in_flight", "Messages received and not yet in another counter", c.under_way() as i64)?;
         gauge("shards", "Shards", self.shards as i64)?;
         gauge("ready", "1 while the server takes work", i64::from(self.ready))?;
         gauge("table_generation", "Which generation of the tables serves", self.facts.generation as i64)?;

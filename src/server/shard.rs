@@ -56,6 +56,7 @@ impl<P: Port> Shard<P> {
     /// # Errors
     /// What the port cannot recover from.
     pub fn work(&mut self, now: Now) -> io::Result<bool> {
+        let before = self.plane.ledger().counters().punted;
         let worked = !self.burst.rows.is_empty() || !self.burst.done.is_empty();
         self.settle();
         if !self.burst.rows.is_empty() {
@@ -73,6 +74,8 @@ impl<P: Port> Shard<P> {
             self.plane.ledger_mut().counters_mut().kernel_drops = self.port.kernel_drops();
         }
         self.board.show(self.plane.ledger().counters());
+        let punted = self.plane.ledger().counters().punted;
+        self.site.shared.punted(self.site.shard, punted, punted != before);
         Ok(worked)
     }
 

@@ -110,7 +110,9 @@ impl Address {
     fn hash(self, seed: u64) -> u64 {
         match self {
             Self::Private(realm, octets) => hash(owner_key(realm, octets), !seed),
-            Self::Public(at) => hash(u128::from_be_bytes(at.octets()) ^ u128::from(at.port()) << 64, seed ^ 1),
+            Self::Public(at) => {
+                hash(u128::from_be_bytes(at.octets()) ^ u128::from(at.port()) << 64, seed ^ 1)
+            }
         }
     }
 
@@ -196,6 +198,12 @@ impl LiveBindings {
         }
     }
 
+    /// Starts to bring the index bucket near that knows the owner of this private address.
+    #[inline(always)]
+    pub fn prefetch_owner(&self, realm: u32, private: Endpoint) {
+        self.addresses.prefetch(Address::private(realm, private).hash(self.seed));
+    }
+
     /// What a slot says, of one moment, if it says something that `wanted` is true of.
     #[inline]
     fn read(&self, slot: usize, wanted: impl Fn(&Words) -> bool) -> Option<Live> {
@@ -237,11 +245,13 @@ impl LiveBindings {
     }
 
     fn holder(&self, address: Address, now_ms: u64) -> Option<(PushId, u8)> {
-        self.addresses.candidates(address.hash(self.seed)).find_map(|slot| match self.read(slot, |_| true)? {
-            Live::Bound(binding) if address.is_of(&binding) && is_live(&binding, now_ms) => {
-                Some((binding.user, binding.device))
+        self.addresses.candidates(address.hash(self.seed)).find_map(|slot| {
+            match self.read(slot, |_| true)? {
+                Live::Bound(binding) if address.is_of(&binding) && is_live(&binding, now_ms) => {
+                    Some((binding.user, binding.device))
+                }
+                _ => None,
             }
-            _ => None,
         })
     }
 
@@ -295,7 +305,8 @@ impl LiveWriter {
     /// The slot whose content this is true of.
     fn slot_of(&self, user: PushId, is: impl Fn(&Live) -> bool) -> Option<u32> {
         let live = &self.live;
-        let same = |slot: &usize| live.read(*slot, |words| slot::is_of(words, user)).is_some_and(|live| is(&live));
+        let same =
+            |slot: &usize| live.read(*slot, |words| slot::is_of(words, user)).is_some_and(|live| is(&live));
         live.users.candidates(live.hash(user)).find(same).map(|slot| slot as u32)
     }
 
@@ -335,7 +346,9 @@ impl LiveWriter {
                 }
                 Ok(())
             }
-            Change::Found { .. } | Change::Join { .. } | Change::Leave { .. } | Change::Disband { .. } => Ok(()),
+            Change::Found { .. } | Change::Join { .. } | Change::Leave { .. } | Change::Disband { .. } => {
+                Ok(())
+            }
         }
     }
 
@@ -356,7 +369,9 @@ impl LiveWriter {
             self.write(extension, &slot::extension(binding));
         }
         let (before, old) = (self.binding(slot), slot::extension_of(&self.words(slot)));
-        let has = |binding: &Option<Binding>, address| binding.is_some_and(|own| addresses(&own).any(|at| at == address));
+        let has = |binding: &Option<Binding>, address| {
+            binding.is_some_and(|own| addresses(&own).any(|at| at == address))
+        };
         for address in addresses(binding).filter(|address| !has(&before, *address)) {
             self.live.addresses.insert(address.hash(self.live.seed), slot);
         }

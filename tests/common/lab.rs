@@ -483,6 +483,8 @@ pub(crate) const LIMITS: Limits = Limits {
     receipts: 1 << 10,
     replays: 1 << 14,
     reject_sources: 1 << 12,
+    bindings: 1 << 10,
+    punts: 64,
     receive_buffer: 1 << 20,
 };
 

@@ -218,7 +218,7 @@ fn ruling_11_the_first_fault_in_the_order_is_named() {
     assert_eq!(lab.dropped_bytes(&short, STRANGER), Reason::Malformed);
     assert_eq!(lab.dropped(&critical(all()).version(2).kind(0), STRANGER), Reason::UnsupportedVersion);
     assert_eq!(lab.dropped(&critical(all()).kind(0), STRANGER), Reason::UnsupportedKind);
-    assert_eq!(lab.dropped(&critical(all()).kind(14), STRANGER), Reason::UnsupportedKind);
+    assert_eq!(lab.dropped(&critical(all()).kind(13), STRANGER), Reason::UnsupportedKind);
     assert_eq!(lab.dropped(&critical(all()), STRANGER), Reason::UnsupportedOption);
     assert_eq!(lab.dropped(&all(), STRANGER), Reason::ApplicationNotAllowed);
     let strict = |source, key, time| bad(app::STRICT, source, key, time);

@@ -161,7 +161,9 @@ pub(super) fn lent(id: PushId, user: PushId, device: u8, until_ms: u64) -> Words
 /// Whether these words say something of this Push ID.
 #[inline(always)]
 pub(super) const fn is_of(words: &Words, id: PushId) -> bool {
-    words[0] == high(id.0) && words[1] == id.0 as u64 && words[6] & (flag::BOUND | flag::ENDED | flag::LENT) != 0
+    words[0] == high(id.0)
+        && words[1] == id.0 as u64
+        && words[6] & (flag::BOUND | flag::ENDED | flag::LENT) != 0
 }
 
 /// The slot of the extension, if there is one.

@@ -24,7 +24,8 @@ fn some_binding() -> impl Strategy<Value = Binding> {
         (1..4u16).prop_map(|port| Some(at(&format!("[2001:db8::1]:{port}")))),
     ];
     let imsi = prop_oneof![Just(None), Just(Some("460001234567890".parse().unwrap()))];
-    let until = prop_oneof![Just(None), Just(Some(4_999)), Just(Some(NOW + 1)), Just(Some(1_767_225_600_123))];
+    let until =
+        prop_oneof![Just(None), Just(Some(4_999)), Just(Some(NOW + 1)), Just(Some(1_767_225_600_123))];
     let serving = prop_oneof![3 => Just(None), 1 => Just(Some(at("[2001:db8::9]:17400")))];
     (0..6u128, 0..3u8, 0..2u32, (private, nat, imsi), until, serving, 0..4u8, 0..16u8).prop_map(
         |(user, device, realm, (private, nat, imsi), valid_until_ms, serving, listener, bearers)| Binding {
@@ -68,7 +69,8 @@ impl Oracle {
             Change::Bind { binding, .. } => {
                 for other in self.devices.values_mut() {
                     let shares = |own: Binding| {
-                        own.user != binding.user && addresses(&own).any(|at| addresses(&binding).any(|new| new == at))
+                        own.user != binding.user
+                            && addresses(&own).any(|at| addresses(&binding).any(|new| new == at))
                     };
                     if other.is_some_and(shares) {
                         *other = None;
@@ -106,7 +108,9 @@ fn agree(oracle: &Oracle, live: &LiveBindings) {
             Live::Ended { user: ended, device } => {
                 assert_eq!((ended, oracle.devices[&(user, device)]), (user, None));
             }
-            Live::Lent { user: to, device, until_ms } => assert_eq!(oracle.lent[&user], (to, device, until_ms)),
+            Live::Lent { user: to, device, until_ms } => {
+                assert_eq!(oracle.lent[&user], (to, device, until_ms))
+            }
         }
     }
     let bindings = || oracle.devices.values().flatten();
@@ -213,11 +217,14 @@ fn torture_every_binding_read_was_written() {
         for _ in 0..2 {
             scope.spawn(|| {
                 let mut seen = 0;
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     for user in 1..=12u128 {
                         live.find(PushId(user), live.hash(PushId(user)), |entry| match entry {
                             Live::Bound(found) => {
-                                let place = u16::from_be_bytes([found.private.unwrap().octets()[14], found.private.unwrap().octets()[15]]);
+                                let place = u16::from_be_bytes([
+                                    found.private.unwrap().octets()[14],
+                                    found.private.unwrap().octets()[15],
+                                ]);
                                 assert_eq!(found, telling(user, place));
                                 seen += 1;
                             }
@@ -240,7 +247,7 @@ fn torture_every_binding_read_was_written() {
             };
             writer.apply(&change).unwrap();
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
     });
 }
 
@@ -263,13 +270,17 @@ fn no_address_has_two_owners() {
                 };
                 let (first, second) = (slot_of(first), slot_of(second));
                 let bound = |words: &Words| matches!(slot::decode(words, None), Some(Live::Bound(_)));
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     let (version, before) = live.slots[first].read_at();
                     let between = live.slots[second].read();
                     if live.slots[first].is_at(version) {
                         assert!(!(bound(&before) && bound(&between)), "two owners at one moment");
                     }
-                    assert_eq!(live.owner(0, at("10.0.0.3:5"), 0), Some((PushId(3), 0)), "nothing there is missed");
+                    assert_eq!(
+                        live.owner(0, at("10.0.0.3:5"), 0),
+                        Some((PushId(3), 0)),
+                        "nothing there is missed"
+                    );
                     assert!(live.owner(0, at("10.0.0.1:1"), 0).is_none_or(|(user, _)| user.0 < 3));
                 }
             });
@@ -277,6 +288,6 @@ fn no_address_has_two_owners() {
         for n in 0..300_000u32 {
             writer.apply(&bind(binding(u128::from(n % 2) + 1, 0, "10.0.0.1:1"))).unwrap();
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
     });
 }

@@ -1,0 +1,285 @@
+//! What a burst sees, and the one place that knows which terminals a user has: those that registered (live), then
+//! the rows of users.csv that no registration overrides.
+//!
+//! A row is overridden by a live entry of the same user and device (PROTOCOL.md, ruling 6; INTERFACE.md, ruling 10),
+//! a tombstone too, and while its private address, with any port, or its public address and port belongs to
+//! somebody else's live binding: delivery needs both directions to agree. A lent Push ID leads to the terminals of
+//! whom it is lent to.
+//!
+//! With no live entry at all, which is asked once a burst, nothing of this costs more than a branch.
+
+use super::{Site, Terminal};
+use crate::clock::Now;
+use crate::id::{Endpoint, Imsi, PushId};
+use crate::table::binding::{self, ArchivedLine};
+use crate::table::live::{self, Live, LiveBindings};
+use crate::table::memory::prefetch;
+use crate::table::{Binding, Tables};
+
+/// What all stages see of the world while they work on one burst.
+#[derive(Clone, Copy)]
+pub(super) struct Moment<'a> {
+    pub(super) site: &'a Site,
+    pub(super) tables: &'a Tables,
+    pub(super) now: Now,
+    /// None when nothing is registered, released or lent.
+    live: Option<&'a LiveBindings>,
+}
+
+/// A user and where to look for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Key {
+    user: PushId,
+    row_hash: u64,
+    live_hash: u64,
+}
+
+/// One terminal, as users.csv or a registration says.
+#[derive(Clone, Copy)]
+pub(super) enum Known<'a> {
+    Row(&'a ArchivedLine, &'a [[u8; 16]]),
+    Live(&'a Binding),
+}
+
+/// A set of device numbers.
+#[derive(Default)]
+struct Devices([u64; 4]);
+
+impl Devices {
+    fn insert(&mut self, device: u8) {
+        self.0[usize::from(device / 64)] |= 1 << (device % 64);
+    }
+
+    fn has(&self, device: u8) -> bool {
+        self.0[usize::from(device / 64)] >> (device % 64) & 1 == 1
+    }
+}
+
+impl<'a> Moment<'a> {
+    pub(super) fn new(site: &'a Site, tables: &'a Tables, now: Now) -> Self {
+        let live = &*site.shared.live;
+        Self { site, tables, now, live: Some(live).filter(|live| !live.is_empty()) }
+    }
+
+    /// Where to look for this user.
+    #[inline]
+    pub(super) fn key(&self, user: PushId) -> Key {
+        let row_hash = binding::hash(user.0, self.tables.arrays().users_index().seed());
+        Key { user, row_hash, live_hash: self.live.map_or(0, |live| live.hash(user)) }
+    }
+
+    /// Starts to bring near where the user would be found.
+    #[inline]
+    pub(super) fn prefetch(&self, key: &Key) {
+        self.tables.arrays().users_index().prefetch(key.row_hash);
+        if let Some(live) = self.live {
+            live.prefetch(key.live_hash);
+        }
+    }
+
+    /// The second step, when what [`Moment::prefetch`] asked for has arrived: the lines.
+    #[inline]
+    pub(super) fn prefetch_lines(&self, key: &Key) {
+        let arrays = self.tables.arrays();
+        if let Some(line) = arrays.users_index().first_candidate(key.row_hash) {
+            prefetch(arrays.lines(), line);
+        }
+        if let Some(live) = self.live {
+            live.prefetch_line(key.live_hash);
+        }
+    }
+
+    /// The third step, needed only when something is live: whose the row's address is.
+    #[inline]
+    pub(super) fn prefetch_owner(&self, key: &Key) {
+        let Some(live) = self.live else { return };
+        let arrays = self.tables.arrays();
+        let line =
+            arrays.users_index().first_candidate(key.row_hash).and_then(|line| arrays.lines().get(line));
+        if let Some((line, private)) = line.and_then(|line| Some((line, line.private()?))) {
+            live.prefetch_owner(line.realm(), private);
+        }
+    }
+
+    /// Whether something is live.
+    pub(super) fn has_live(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Every terminal that the user has or had, held by whoever has it now; those whose validity has ended too.
+    /// Returns whether anything is known of the user (ruling 9).
+    #[inline]
+    pub(super) fn each(&self, key: &Key, mut each: impl FnMut(&Known<'_>)) -> bool {
+        let Some(live) = self.live else { return self.rows(key, |_| true, &mut each) };
+        let mut hidden = Devices::default();
+        let mut known = false;
+        let mut lent = None;
+        live.find(key.user, key.live_hash, |entry| match entry {
+            Live::Bound(binding) => {
+                known = true;
+                hidden.insert(binding.device);
+                each(&Known::Live(&binding));
+            }
+            Live::Ended { device, .. } => {
+                known = true;
+                hidden.insert(device);
+            }
+            Live::Lent { user, device, until_ms } if self.now.unix_ms < until_ms => {
+                lent = Some((user, device))
+            }
+            Live::Lent { .. } => {}
+        });
+        if let Some((user, device)) = lent {
+            known |= self.borrowed(live, user, device, &mut each);
+        }
+        known | self.rows(key, |row| !hidden.has(row.device()) && !self.is_taken(live, row), &mut each)
+    }
+
+    /// The terminals of whom a Push ID is lent to.
+    #[cold]
+    fn borrowed(
+        &self,
+        live: &LiveBindings,
+        user: PushId,
+        device: u8,
+        each: &mut impl FnMut(&Known<'_>),
+    ) -> bool {
+        let key = self.key(user);
+        let mut hidden = Devices::default();
+        let mut known = false;
+        live.find(user, key.live_hash, |entry| {
+            let (Live::Bound(Binding { device: own, .. }) | Live::Ended { device: own, .. }) = entry else {
+                return;
+            };
+            known = true;
+            hidden.insert(own);
+            if let Live::Bound(binding) = entry
+                && (device == 0 || own == device)
+            {
+                each(&Known::Live(&binding));
+            }
+        });
+        let wanted = |row: &ArchivedLine| {
+            (device == 0 || row.device() == device) && !hidden.has(row.device()) && !self.is_taken(live, row)
+        };
+        known | self.rows(&key, wanted, each)
+    }
+
+    #[inline(always)]
+    fn rows(
+        &self,
+        key: &Key,
+        wanted: impl Fn(&ArchivedLine) -> bool,
+        each: &mut impl FnMut(&Known<'_>),
+    ) -> bool {
+        let arrays = self.tables.arrays();
+        let Some(first) = arrays.find_hashed(key.user, key.row_hash) else { return false };
+        for row in arrays.user_lines(first) {
+            if wanted(row) {
+                each(&Known::Row(row, arrays.nat6()));
+            }
+        }
+        true
+    }
+
+    /// Whether an address of this row is somebody else's by now.
+    fn is_taken(&self, live: &LiveBindings, row: &ArchivedLine) -> bool {
+        let now_ms = self.now.unix_ms;
+        let others = |owner: Option<(PushId, u8)>| owner.is_some_and(|(user, _)| user != row.user());
+        row.private().is_some_and(|private| others(live.owner(row.realm(), private, now_ms)))
+            || row
+                .nat(self.tables.arrays().nat6())
+                .is_some_and(|public| others(live.public_owner(public, now_ms)))
+    }
+
+    /// Whether this is a legal user: one with a row in users.csv or a live binding (INTERFACE.md, ruling 4).
+    pub(super) fn is_user(&self, user: PushId) -> bool {
+        let key = self.key(user);
+        let mut bound = false;
+        if let Some(live) = self.live {
+            live.find(user, key.live_hash, |entry| {
+                bound |= matches!(entry, Live::Bound(binding) if live::is_live(&binding, self.now.unix_ms));
+            });
+        }
+        bound || self.tables.arrays().find_hashed(user, key.row_hash).is_some()
+    }
+}
+
+impl Known<'_> {
+    #[inline(always)]
+    pub(super) fn device(&self) -> u8 {
+        match self {
+            Self::Row(row, _) => row.device(),
+            Self::Live(binding) => binding.device,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn realm(&self) -> u32 {
+        match self {
+            Self::Row(row, _) => row.realm(),
+            Self::Live(binding) => binding.realm,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn private(&self) -> Option<Endpoint> {
+        match self {
+            Self::Row(row, _) => row.private(),
+            Self::Live(binding) => binding.private,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn nat(&self) -> Option<Endpoint> {
+        match self {
+            Self::Row(row, nat6) => row.nat(nat6),
+            Self::Live(binding) => binding.nat,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn imsi(&self) -> Option<Imsi> {
+        match self {
+            Self::Row(row, _) => row.imsi(),
+            Self::Live(binding) => binding.imsi,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn bearers(&self) -> u8 {
+        match self {
+            Self::Row(row, _) => row.bearers(),
+            Self::Live(binding) => binding.bearers,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn serving(&self) -> Option<Endpoint> {
+        match self {
+            Self::Row(row, _) => row.serving(),
+            Self::Live(binding) => binding.serving,
+        }
+    }
+
+    /// Whether its validity has not ended.
+    #[inline(always)]
+    pub(super) fn is_live(&self, now: Now) -> bool {
+        match self {
+            Self::Row(row, _) => row.is_live(now.unix_s()),
+            Self::Live(binding) => live::is_live(binding, now.unix_ms),
+        }
+    }
+
+    /// What is needed to serve it.
+    #[inline(always)]
+    pub(super) fn terminal(&self) -> Terminal {
+        let (device, realm, private, imsi) = (self.device(), self.realm(), self.private(), self.imsi());
+        let (user, has_key, listener) = match self {
+            Self::Row(row, _) => (row.user(), row.has_key(), None),
+            // Whether there is a key is seen when it is looked for.
+            Self::Live(binding) => (binding.user, true, Some(binding.listener)),
+        };
+        Terminal { user, device, realm, private, imsi, has_key, listener }
+    }
+}
