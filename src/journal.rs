@@ -81,7 +81,10 @@ mod disk;
 mod error;
 mod format;
 mod recover;
+mod simulated;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -91,6 +94,7 @@ use std::sync::{Arc, Weak};
 pub use self::disk::{Disk, Os};
 pub use self::error::{Cut, JournalError, Recovery};
 pub use self::format::{Fault, RECORD_BYTES_MAX};
+pub use self::simulated::{Failure, Simulated, SimulatedFile, SimulatedLock};
 pub use self::snapshot::{Finished, Snapshot};
 
 use self::format::{HEADER_BYTES, Header, Kind, Record};

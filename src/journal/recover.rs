@@ -255,10 +255,9 @@ fn segment<D: Disk>(
             fault.to_string(),
         );
     }
-    let rest = &rest[..bytes];
     let mut whole = 0;
     let mut at = FRAME_BYTES;
-    while at + FRAME_BYTES <= rest.len() {
+    while at < bytes {
         let ahead = &rest[at..];
         // A whole record has a sequence number that can be reached from here.
         let plausible = format::peek(ahead).is_some_and(|(length, sequence)| {
