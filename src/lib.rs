@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod diagnostic;
 pub mod id;
+pub mod journal;
 pub mod metrics;
 pub mod net;
 pub mod packet;

@@ -24,6 +24,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     // Packets, and who moves them: knows no message.
     ("packet", &["id"]),
     ("net", &["id", "config", "packet"]),
+    // What was acknowledged, on disk: opaque records.
+    ("journal", &[]),
     // The fast path: pure, knows no socket.
     ("plane", &["id", "reason", "clock", "metrics", "sync", "config", "wire", "table", "packet"]),
     // The only room that meets both net and plane.
