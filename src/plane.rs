@@ -63,7 +63,7 @@ impl Shared {
             replay: ReplayWindow::new(limits.replays, seed),
             rejects: RejectLimiter::new(limits.reject_sources, seed),
             receipts: (0..shards).map(|_| Receipts::new(limits.receipts, seed)).collect(),
-            live: Arc::new(LiveBindings::new(limits.bindings, seed)),
+            live: Arc::new(LiveBindings::new(limits.bindings + limits.bindings / 4 + 1024, seed)),
             punts: (0..shards).map(|_| PuntRing::new(limits.punts)).collect(),
             controller: OnceLock::new(),
         }

@@ -5,12 +5,15 @@
 //!               ▲ Tables, one generation a burst        │ Board: counters of one moment
 //!               │                                       ▼
 //!  Server (the one writer: publishes, frees) ◄── admin (HTTP: /metrics, /live, /ready)
+//!
+//!  Shards ─► rings of what is rarer than a PUSH ─► Controller (one thread: engine, journal, live tables) ─► sockets
 //! ```
 //!
 //! A [`Shard`] is one core's loop over any port; [`Server`] runs shards over the kernel's, each on a
 //! thread of its own, and replaces their tables while they serve.
 
 mod admin;
+mod controller;
 mod shard;
 mod thread;
 
@@ -21,6 +24,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use controller::Recovered;
 pub use shard::Shard;
 
 use crate::clock::Clock;
@@ -60,12 +64,21 @@ impl From<AffinityError> for StartError {
 #[derive(Debug)]
 struct State {
     boards: Vec<Arc<Board>>,
+    /// The controller's, who counts what the shards handed to it.
+    controller: Board,
+    shared: Arc<Shared>,
     /// The shards should end.
     stop: AtomicBool,
     /// Set once every shard serves, cleared when the server drains.
     ready: AtomicBool,
     /// A shard has ended although nobody asked it to.
     failed: AtomicBool,
+    /// Every shard has ended: nothing more comes for the controller.
+    shards_ended: AtomicBool,
+    /// What terminals register cannot be made durable any more.
+    poisoned: AtomicBool,
+    /// What an operator must hear of, and has not yet.
+    troubles: std::sync::Mutex<Vec<String>>,
     /// The table facts that `/metrics` shows.
     facts: std::sync::Mutex<TableFacts>,
 }
@@ -82,12 +95,27 @@ struct TableFacts {
 }
 
 impl State {
+    /// All counters, each board's of one moment. The controller's first: what it took the shards have shown
+    /// before.
     fn counters(&self) -> Counters {
-        let mut sum = Counters::default();
+        let mut sum = self.controller.read();
         for board in &self.boards {
             sum.add(&board.read());
         }
         sum
+    }
+
+    fn is_ready(&self) -> bool {
+        let flag = |flag: &AtomicBool| flag.load(Ordering::SeqCst);
+        flag(&self.ready) && !flag(&self.failed) && !flag(&self.poisoned)
+    }
+
+    fn troubles(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.troubles.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn trouble(&self, sentence: String) {
+        self.troubles().push(sentence);
     }
 
     fn facts(&self) -> std::sync::MutexGuard<'_, TableFacts> {
@@ -101,6 +129,8 @@ pub struct Server {
     state: Arc<State>,
     tables: Publisher<Tables>,
     threads: Vec<JoinHandle<io::Result<()>>>,
+    controller: Option<JoinHandle<io::Result<()>>>,
+    recovered: Recovered,
     admin: Option<admin::Admin>,
     ports: Vec<String>,
     warnings: Vec<String>,
@@ -111,7 +141,7 @@ impl Server {
     ///
     /// # Errors
     /// A port is in use, a CPU is not to be had, the kernel refuses what the configuration insists on,
-    /// the state folder cannot be written: nothing is left running.
+    /// the state folder cannot be written, what it holds is damaged: nothing is left running.
     pub fn start(config: Config, image: Image, seed: u64) -> Result<Self, StartError> {
         prepare_state(&config)?;
         let mut warnings = Vec::new();
@@ -131,20 +161,43 @@ impl Server {
             )));
         }
         let facts = facts(&tables, 0);
-        let (publisher, readers) = publish(tables, cpus.len());
+        // The last reader is the controller's.
+        let (publisher, mut readers) = publish(tables, cpus.len() + 1);
         let shared = Arc::new(Shared::new(&config.limits, cpus.len(), seed));
         let state = Arc::new(State {
             boards: cpus.iter().map(|_| Arc::new(Board::default())).collect(),
+            controller: Board::default(),
+            shared: Arc::clone(&shared),
             stop: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            shards_ended: AtomicBool::new(false),
+            poisoned: AtomicBool::new(false),
+            troubles: std::sync::Mutex::default(),
             facts: std::sync::Mutex::new(facts),
         });
+        let clock = Clock::start();
+        let sockets = bound.shards[0].iter().map(|listener| listener.socket.try_clone());
+        let sockets = sockets.collect::<io::Result<Vec<_>>>().map_err(|error| {
+            StartError(format!("a socket cannot be shared: {error}; raise the limit on open files"))
+        })?;
+        let mut reader = readers.swap_remove(cpus.len());
+        let (controller, recovered) = controller::Controller::recover(
+            &config,
+            seed,
+            Arc::clone(&shared),
+            &mut reader,
+            sockets,
+            Arc::clone(&state),
+            clock,
+        )?;
         let mut server = Self {
             config,
             state,
             tables: publisher,
             threads: Vec::new(),
+            controller: None,
+            recovered,
             admin: None,
             ports: Vec::new(),
             warnings,
@@ -152,7 +205,11 @@ impl Server {
         if let Some(at) = server.config.metrics {
             server.admin = Some(admin::Admin::start(at, Arc::clone(&server.state))?);
         }
-        let clock = Clock::start();
+        let run = move || controller.run(reader);
+        let spawned = std::thread::Builder::new().name("controller".to_owned()).spawn(run);
+        server.controller = Some(spawned.map_err(|error| {
+            StartError(format!("the controller cannot have a thread: {error}; raise the limit on processes"))
+        })?);
         let mut starting = Vec::new();
         for (shard, ((cpu, listeners), reader)) in cpus.into_iter().zip(bound.shards).zip(readers).enumerate()
         {
@@ -219,6 +276,16 @@ impl Server {
         &self.warnings
     }
 
+    /// What was found of what terminals had registered.
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// What an operator should hear of that happened since this was last asked.
+    pub fn take_troubles(&self) -> Vec<String> {
+        std::mem::take(&mut *self.state.troubles())
+    }
+
     /// Where `/metrics` is served.
     pub fn metrics(&self) -> Option<Endpoint> {
         self.admin.as_ref().map(admin::Admin::address)
@@ -275,6 +342,13 @@ impl Server {
         let mut result = Ok(());
         for thread in self.threads.drain(..) {
             let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a shard panicked")));
+            result = result.and(ended);
+        }
+        self.state.shards_ended.store(true, Ordering::Release);
+        if let Some(controller) = self.controller.take() {
+            controller.thread().unpark();
+            let ended =
+                controller.join().unwrap_or_else(|_| Err(io::Error::other("the controller panicked")));
             result = result.and(ended);
         }
         result

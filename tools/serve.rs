@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pushplane::config::{Config, Places};
-use pushplane::server::Server;
+use pushplane::server::{Recovered, Server};
 use pushplane::table::Image;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -38,8 +38,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     for warning in server.warnings() {
         eprintln!("warning: {warning}");
     }
+    say_recovered(&server);
     say_ready(&server);
     loop {
+        for trouble in server.take_troubles() {
+            eprintln!("error: {trouble}");
+        }
         for signal in signals.pending() {
             if signal == SIGHUP {
                 apply_again(&mut server, &args.config);
@@ -65,6 +69,21 @@ pub(crate) fn load(config: &Config, places: &Places) -> Result<Image, Stop> {
     Ok(opened.image)
 }
 
+/// What the journal had, if it had anything.
+fn say_recovered(server: &Server) {
+    let Recovered { bindings, journal } = server.recovered();
+    for passed in &journal.passed_over {
+        eprintln!("warning: {passed}");
+    }
+    if let Some(cut) = &journal.cut {
+        eprintln!("warning: {cut}");
+    }
+    let records = journal.records + journal.snapshot_records;
+    if records > 0 {
+        eprintln!("recovered {bindings} bindings from {records} records, {} bytes", journal.bytes);
+    }
+}
+
 fn say_ready(server: &Server) {
     let config = server.config();
     let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
@@ -73,13 +92,14 @@ fn say_ready(server: &Server) {
     // Whoever closed our output does not want to know.
     let _ = writeln!(
         out,
-        "ready {} on {}: {} shards over {}, generation {}, {} terminals, digest {:032x}{metrics}",
+        "ready {} on {}: {} shards over {}, generation {}, {} terminals, {} registered, digest {:032x}{metrics}",
         config.name,
         listen.join(" "),
         server.shards(),
         server.ports().first().map_or("nothing", String::as_str),
         server.tables().generation(),
         server.tables().arrays().lines().len(),
+        server.recovered().bindings,
         server.tables().image().digest(),
     );
     let _ = out.flush();

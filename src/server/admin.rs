@@ -116,10 +116,7 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
         (&Method::GET | &Method::HEAD, "/live") => {
             is(!state.failed.load(Ordering::SeqCst), "live", "a shard has ended")
         }
-        (&Method::GET | &Method::HEAD, "/ready") => {
-            let ready = state.ready.load(Ordering::SeqCst) && !state.failed.load(Ordering::SeqCst);
-            is(ready, "ready", "not ready")
-        }
+        (&Method::GET | &Method::HEAD, "/ready") => is(state.is_ready(), "ready", "not ready"),
         (_, "/metrics" | "/live" | "/ready") => (StatusCode::METHOD_NOT_ALLOWED, "use GET\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, "there are /metrics, /live and /ready\n".to_owned()),
     };
@@ -145,6 +142,8 @@ struct Snapshot {
     facts: super::TableFacts,
     shards: usize,
     ready: bool,
+    /// Bindings, and slots of the live tables in use and in all.
+    live: [usize; 3],
 }
 
 impl Snapshot {
@@ -153,7 +152,11 @@ impl Snapshot {
             counters: state.counters(),
             facts: state.facts().clone(),
             shards: state.boards.len(),
-            ready: state.ready.load(Ordering::SeqCst),
+            ready: state.is_ready(),
+            live: {
+                let live = state.shared.live();
+                [live.len(), live.used(), live.slots()]
+            },
         }
     }
 }
@@ -213,6 +216,12 @@ impl Collector for Snapshot {
         gauge("in_flight", "Messages received and not yet in another counter", c.under_way() as i64)?;
         gauge("shards", "Shards", self.shards as i64)?;
         gauge("ready", "1 while the server takes work", i64::from(self.ready))?;
+        gauge(
+            "live_used",
+            "Entries of the live tables, tombstones and lent Push IDs too",
+            self.live[1] as i64,
+        )?;
+        gauge("live_size", "Entries that the live tables have room for", self.live[2] as i64)?;
         gauge("table_generation", "Which generation of the tables serves", self.facts.generation as i64)?;
         gauge("table_bytes", "Bytes of the image that serves", self.facts.image_bytes as i64)?;
         gauge("table_huge_pages", "1 when the image was put on huge pages", i64::from(self.facts.huge))?;
@@ -224,7 +233,7 @@ impl Collector for Snapshot {
             None,
             prometheus_client::metrics::MetricType::Gauge,
         )?;
-        for (table, rows) in &self.facts.entries {
+        for (table, rows) in self.facts.entries.iter().chain(&[("live", self.live[0])]) {
             let count = ConstGauge::new(*rows as i64);
             count.encode(entries.encode_family(&[("table", *table)])?)?;
         }

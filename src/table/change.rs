@@ -100,3 +100,19 @@ pub enum Change {
         group: PushId,
     },
 }
+
+impl Change {
+    /// The record of a journal.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // The only failure is a writer that refuses; a vector does not.
+        postcard::to_stdvec(self).unwrap_or_default()
+    }
+
+    /// The change that a record holds; `None` when it holds none, or more than one.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((change, [])) => Some(change),
+            _ => None,
+        }
+    }
+}

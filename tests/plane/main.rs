@@ -9,6 +9,7 @@ mod answers;
 mod auth;
 mod authorize;
 mod forward;
+mod live;
 mod properties;
 mod rejects;
 mod rewrite;
