@@ -10,6 +10,7 @@ use loom::thread;
 use pushplane::id::PushId;
 use pushplane::plane::{ReplayWindow, Seen};
 use pushplane::sync::Seqlock;
+use pushplane::table::live::SlotIndex;
 use pushplane::table::publish::publish;
 
 /// At most this many preemptions in one execution: more find little and take for ever.
@@ -84,6 +85,78 @@ fn words_are_read_of_one_moment() {
         }
         thread.join().unwrap();
         assert_eq!(lock.try_read(), Some([2, 2]));
+    });
+}
+
+/// The index of the live tables: an entry that is there is found, whatever comes and goes in its bucket and
+/// spills out of it.
+#[test]
+fn an_entry_that_is_there_is_found() {
+    model(|| {
+        let index = Arc::new(SlotIndex::new(2));
+        // One bucket's home for all: the second entry spills, the third goes farther.
+        index.insert(1, 10);
+        index.insert(1, 11);
+        let writer = Arc::clone(&index);
+        let thread = thread::spawn(move || {
+            writer.remove(1, 10);
+            writer.insert(1, 12);
+        });
+        assert!(index.candidates(1).any(|slot| slot == 11));
+        thread.join().unwrap();
+        let mut all: Vec<usize> = index.candidates(1).collect();
+        all.sort_unstable();
+        assert_eq!(all, [11, 12]);
+    });
+}
+
+/// How an address passes from one slot of the live tables to another: who sees it in the first, then looks into
+/// the second and finds the first unchanged, does not see it there too.
+#[test]
+fn an_address_is_never_in_two_slots() {
+    model(|| {
+        let first = Arc::new(Seqlock::<1>::default());
+        let second = Arc::new(Seqlock::<1>::default());
+        first.write(&[7]);
+        let (from, to) = (Arc::clone(&first), Arc::clone(&second));
+        let thread = thread::spawn(move || {
+            from.write(&[0]);
+            to.write(&[7]);
+        });
+        if let Some((version, [held])) = first.try_read_at()
+            && let Some([other]) = second.try_read()
+            && first.is_at(version)
+        {
+            assert!(!(held == 7 && other == 7));
+        }
+        thread.join().unwrap();
+    });
+}
+
+/// A binding with an extension: the second slot is filled before the first names it and reused only after the
+/// first names another.
+#[test]
+fn a_binding_and_its_extension_belong_together() {
+    model(|| {
+        let line = Arc::new(Seqlock::<1>::default());
+        let more: Arc<[Seqlock<1>; 2]> = Arc::default();
+        // The extension's number, and what it must hold, are one word: 0 holds 5.
+        more[0].write(&[5]);
+        line.write(&[5 << 8]);
+        let (own, extensions) = (Arc::clone(&line), Arc::clone(&more));
+        let thread = thread::spawn(move || {
+            extensions[1].write(&[6]);
+            own.write(&[6 << 8 | 1]);
+            // Freed, and another's.
+            extensions[0].write(&[9]);
+        });
+        if let Some((version, [word])) = line.try_read_at()
+            && let Some([held]) = more[(word & 1) as usize].try_read()
+            && line.is_at(version)
+        {
+            assert_eq!(held, word >> 8);
+        }
+        thread.join().unwrap();
     });
 }
 

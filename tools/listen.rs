@@ -1,23 +1,29 @@
 //! `pushplane listen`: a Push client.
 
+mod registration;
+
+use std::collections::VecDeque;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use pushplane::clock::Clock;
 use pushplane::id::{Endpoint, PushId};
 use pushplane::wire::prp::{self, HeadBuilder, Kind, Message, flag};
+use registration::{Registration, Wish};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::Stop;
 use crate::client::{self, GivenKey};
 
-/// Show the messages pushed to a user, and answer those that want a receipt.
+/// Be a Push client: register, show the messages pushed to a user, answer those that want a receipt.
 ///
-/// Prints each payload on a line of its own. The terminal is the one that users.csv names: listen on
-/// its private address and port.
+/// Prints each payload on a line of its own, a message that comes twice once. Registers with the address that
+/// the server sees, renews that at half of its validity, releases it at the end. Where the server takes no
+/// registration, the terminal is the one that users.csv names: listen on its private address and port.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  pushplane listen --server 127.0.0.1:17400 \
     --id 00000000000000000000000000000004 --bind 127.19.0.10 --port 2948")]
@@ -34,6 +40,18 @@ pub(crate) struct Args {
     /// The address to listen on; all of this host without it.
     #[arg(long, value_name = "IP")]
     bind: Option<IpAddr>,
+    /// Which of the user's terminals this is.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    device: u8,
+    /// The private address space that this host's address belongs to.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    realm: u32,
+    /// For how long to register at a time, in seconds; as long as the server likes without it.
+    #[arg(long, value_name = "S")]
+    validity: Option<u32>,
+    /// Do not register: show what users.csv sends here.
+    #[arg(long)]
+    no_register: bool,
     /// Take only messages signed with this key, and sign with it.
     #[arg(long, value_name = "ID=HEX")]
     key: Option<GivenKey>,
@@ -48,6 +66,13 @@ pub(crate) struct Args {
 /// How long a receive waits before it looks whether it should end.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long the answer to a RELEASE is waited for, and how often it is asked for meanwhile.
+const RELEASE_NS: u64 = 1_500_000_000;
+const RELEASE_LOOKS: u32 = 3;
+
+/// Messages remembered, so that one that comes again is not shown again.
+const SHOWN: usize = 256;
+
 pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     let wrong = |error: std::io::Error| Stop::Wrong(format!("the socket cannot be used: {error}"));
     let socket = client::socket(args.server, args.bind, args.port)?;
@@ -57,9 +82,24 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         signal_hook::flag::register(signal, Arc::clone(&end)).map_err(wrong)?;
     }
     eprintln!("{} listens on {}", args.id, socket.local_addr().map_err(wrong)?);
+    let clock = Clock::start();
+    let wish = Wish {
+        user: args.id,
+        device: args.device,
+        realm: args.realm,
+        validity_s: args.validity,
+        key: args.key.as_ref(),
+    };
+    let mut registration = (!args.no_register).then(|| Registration::new(wish));
     let mut buffer = vec![0; 1 << 16];
     let mut shown = 0;
+    let mut recent = VecDeque::with_capacity(SHOWN);
     while !end.load(Ordering::Relaxed) && args.count != Some(shown) {
+        if let Some(registration) = &mut registration
+            && let Some(request) = registration.poll(clock.now())?
+        {
+            tell(&socket, args, &request);
+        }
         let bytes = match socket.recv_from(&mut buffer) {
             Ok((length, _)) => &buffer[..length],
             Err(error) if client::is_silence(&error) => continue,
@@ -69,6 +109,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
             eprintln!("a datagram of {} bytes that is no message was dropped", bytes.len());
             continue;
         };
+        if let Some(registration) = &mut registration
+            && let Some(note) = registration.take(&message, bytes, clock.now())
+        {
+            eprintln!("{note}");
+            continue;
+        }
         if message.kind != Kind::Push || message.header.destination != args.id {
             eprintln!("{} for {} was dropped: not for us", message.kind.name(), message.header.destination);
             continue;
@@ -77,17 +123,60 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
             eprintln!("a message of {} was dropped: not signed with our key", message.header.source);
             continue;
         }
-        show(args, &message, message.payload(bytes));
-        shown += 1;
+        let name = (message.header.source, message.header.message);
+        if !recent.contains(&name) {
+            recent.truncate(SHOWN - 1);
+            recent.push_front(name);
+            show(args, &message, message.payload(bytes));
+            shown += 1;
+        }
         if message.has(flag::RECEIPT) {
             let mut head = HeadBuilder::new(&message.header.answer(Kind::Receipt));
             let receipt = client::datagram(&mut head, &[], args.key.as_ref())?;
-            if let Err(error) = socket.send_to(&receipt, SocketAddr::from(args.server)) {
-                eprintln!("the receipt could not be sent: {error}");
-            }
+            tell(&socket, args, &receipt);
         }
     }
-    Ok(())
+    match registration {
+        Some(registration) => release(&socket, args, registration, &clock),
+        None => Ok(()),
+    }
+}
+
+fn tell(socket: &UdpSocket, args: &Args, datagram: &[u8]) {
+    if let Err(error) = socket.send_to(datagram, SocketAddr::from(args.server)) {
+        eprintln!("{} cannot be sent to: {error}", args.server);
+    }
+}
+
+/// Gives the binding back, so that nothing is sent here any more.
+fn release(
+    socket: &UdpSocket,
+    args: &Args,
+    mut registration: Registration<'_>,
+    clock: &Clock,
+) -> Result<(), Stop> {
+    let mut buffer = vec![0; 1 << 16];
+    let until = clock.now().mono_ns + RELEASE_NS;
+    let mut looks = 0;
+    loop {
+        let now = clock.now();
+        if now.mono_ns > until {
+            eprintln!("nobody answered the release; the binding ends with its validity");
+            return Ok(());
+        }
+        if looks % RELEASE_LOOKS == 0 {
+            let Some(request) = registration.release()? else { return Ok(()) };
+            tell(socket, args, &request);
+        }
+        looks += 1;
+        let Ok((length, _)) = socket.recv_from(&mut buffer) else { continue };
+        let bytes = &buffer[..length];
+        let note = prp::parse(bytes).ok().and_then(|message| registration.take(&message, bytes, now));
+        if let Some(note) = note.filter(|_| registration.is_answered()) {
+            eprintln!("{note}");
+            return Ok(());
+        }
+    }
 }
 
 fn show(args: &Args, message: &Message, payload: &[u8]) {

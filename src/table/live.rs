@@ -40,6 +40,7 @@ mod index;
 mod slot;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 pub use index::SlotIndex;
 pub use slot::Live;
@@ -49,7 +50,7 @@ use super::binding::{hash, owner_key};
 use super::change::{Binding, Change};
 use super::memory::{Zeroed, prefetch};
 use crate::id::{Endpoint, PushId};
-use crate::sync::{Arc, AtomicU64, Ordering, Seqlock};
+use crate::sync::{AtomicU64, Ordering, Seqlock};
 
 type Slot = Seqlock<{ slot::WORDS }>;
 

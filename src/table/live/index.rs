@@ -71,8 +71,11 @@ impl SlotIndex {
         })
     }
 
-    /// Adds an entry. The one writer's, as `remove`; never more entries than the index was made for.
-    pub(super) fn insert(&self, hash: u64, slot: u32) {
+    /// Adds an entry. The one writer's, as [`SlotIndex::remove`]: who else does so loses entries, not memory.
+    ///
+    /// # Panics
+    /// When there are twice as many entries as the index was made for.
+    pub fn insert(&self, hash: u64, slot: u32) {
         let home = self.home(hash);
         for distance in 0..self.0.len() {
             let bucket = self.bucket(home + distance);
@@ -91,7 +94,7 @@ impl SlotIndex {
     }
 
     /// Takes an entry out, if it is there.
-    pub(super) fn remove(&self, hash: u64, slot: u32) {
+    pub fn remove(&self, hash: u64, slot: u32) {
         let home = self.home(hash);
         let spill = &self.bucket(home)[WAYS];
         let before = spill.load(Ordering::Relaxed);
