@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod diagnostic;
 pub mod id;
 pub mod metrics;

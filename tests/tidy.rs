@@ -26,15 +26,23 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("net", &["id", "config", "packet"]),
     // The fast path: pure, knows no socket.
     ("plane", &["id", "reason", "clock", "metrics", "sync", "config", "wire", "table", "packet"]),
+    // The one writer's brain: requests in, changes and answers out; knows no socket and no burst.
+    ("control", &["id", "reason", "clock", "config", "wire", "table"]),
     // The only room that meets both net and plane.
     (
         "server",
-        &["id", "reason", "clock", "metrics", "sync", "config", "wire", "table", "packet", "net", "plane"],
+        &[
+            "id", "reason", "clock", "metrics", "sync", "config", "wire", "table", "packet", "net", "plane",
+            "control",
+        ],
     ),
     // Worlds: public doors only.
     (
         "sim",
-        &["id", "reason", "clock", "metrics", "config", "wire", "table", "packet", "net", "plane", "server"],
+        &[
+            "id", "reason", "clock", "metrics", "config", "wire", "table", "packet", "net", "plane",
+            "control", "server",
+        ],
     ),
 ];
 

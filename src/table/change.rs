@@ -99,4 +99,30 @@ pub enum Change {
         /// The group.
         group: PushId,
     },
+    /// A RELEASE was accepted that found nothing to end: for a minute nothing older is accepted of the
+    /// user's device, or, without one, of any of them. Changes nothing that a reader of the tables sees.
+    Released {
+        /// Who released.
+        user: PushId,
+        /// Which device; none: all.
+        device: Option<u8>,
+        /// Milliseconds since 1970, of the request.
+        heard_ms: u64,
+    },
+}
+
+impl Change {
+    /// The record of a journal.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // The only failure is a writer that refuses; a vector does not.
+        postcard::to_stdvec(self).unwrap_or_default()
+    }
+
+    /// The change that a record holds; `None` when it holds none, or more than one.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((change, [])) => Some(change),
+            _ => None,
+        }
+    }
 }
