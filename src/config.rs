@@ -72,11 +72,19 @@ pub struct Policy {
     pub rejects: bool,
     /// Who may register.
     pub register: RegisterPolicy,
+    /// A REGISTER that asks for Validity 0 gets a binding without end; else the longest validity.
+    pub static_bindings: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { known_sources: false, require_auth: false, rejects: true, register: RegisterPolicy::Segment }
+        Self {
+            known_sources: false,
+            require_auth: false,
+            rejects: true,
+            register: RegisterPolicy::Segment,
+            static_bindings: false,
+        }
     }
 }
 
@@ -91,7 +99,8 @@ pub enum RegisterPolicy {
     Any,
 }
 
-/// `[limits]`: everything that could grow, and how far. All of it is allocated at the start.
+/// `[limits]`: everything that could grow, and how far. What the shards use is allocated at the start; what
+/// the controller keeps grows up to here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// The longest datagram taken, bytes. 1472 to 65507.
@@ -108,15 +117,27 @@ pub struct Limits {
     pub replays: usize,
     /// Source addresses whose REJECTs are rate-limited apart, by the whole server. × 8 bytes.
     pub reject_sources: usize,
-    /// Bindings, tombstones of what was released, and lent Push IDs, by the whole server; one with a public
-    /// IPv6 address counts twice. × 119 bytes as they are used: 1 048 576 × 119 B = 119 MiB.
-    pub bindings: usize,
     /// Requests that a shard has waiting for the controller. × 1.5 KiB: 1024 × 1.5 KiB = 1.5 MiB a shard; beyond
     /// it a request is `overloaded`.
     pub punts: usize,
     /// The kernel's receive buffer of one socket, bytes. More than fits the near caches costs
     /// 20 to 40 percent at saturation.
     pub receive_buffer: usize,
+    /// Terminals that are bound, or were within the last ten minutes, by REGISTER. × about 340 bytes in
+    /// the controller: 1 048 576 × 340 B = 340 MiB, and × 149 bytes in the tables that the shards read
+    /// (119 an entry, a quarter more entries for lent Push IDs and public IPv6 addresses): 149 MiB. Both are taken
+    /// as they are needed. Beyond it a new one is `overloaded`.
+    pub bindings: usize,
+    /// Validity granted to who asks for none, seconds.
+    pub validity_default_s: usize,
+    /// The longest validity granted, seconds.
+    pub validity_max_s: usize,
+    /// Groups made by GROUP. × about 200 bytes: 65 536 × 200 B = 13 MiB.
+    pub groups: usize,
+    /// Memberships made or ended by GROUP, all groups together. × about 40 bytes: 1 048 576 × 40 B = 40 MiB.
+    pub group_members: usize,
+    /// Requests to other Push servers that wait for an answer. × about 500 bytes: 16 384 × 500 B = 8 MiB.
+    pub relays: usize,
 }
 
 impl Default for Limits {
@@ -127,9 +148,14 @@ impl Default for Limits {
             receipts: 1 << 17,
             replays: 1 << 22,
             reject_sources: 1 << 16,
-            bindings: 1 << 20,
             punts: 1 << 10,
             receive_buffer: 1 << 20,
+            bindings: 1 << 20,
+            validity_default_s: 3600,
+            validity_max_s: 86_400,
+            groups: 1 << 16,
+            group_members: 1 << 20,
+            relays: 1 << 14,
         }
     }
 }

@@ -1,22 +1,77 @@
-//! The controller's decisions: what a request changes and how it is answered.
+//! The controller: registration, release, roaming, groups, names and introductions, as PROTOCOL.md has them.
+//! The one writer of everything that changes while a server runs.
+//!
+//! Sans-IO. [`Engine::handle`] takes a request that a shard parsed, checked (Auth, replay) and passed on;
+//! into the [`Outbox`] go the [`Change`]s that follow, the datagrams to send, and what became of requests.
+//! The caller makes the changes durable, applies them to the tables that the shards read, and only then
+//! sends: so nothing is answered that a crash could undo. The engine itself already counts on them;
+//! a caller that cannot make them durable must not go on with this engine.
+//!
+//! ```text
+//!  request ──► handle ──► changes ──► journal (fsync) ──► live tables ─┐
+//!                 │                                                    ▼
+//!                 └─────► replies ────────────────────────────────► socket
+//!  time ─────► handle_timeout: validity, renewals, retries
+//! ```
+//!
+//! At the start every change of the journal goes through [`Engine::restore`], then
+//! [`Engine::restored`] is called once, without a journal too.
+//!
+//! | part | what |
+//! |---|---|
+//! | [`store`], [`lend`], [`group`] | the state: what [`Change`]s make of it, whoever brings them |
+//! | [`timer`], [`expire`] | what ends by itself |
+//! | [`register`], [`release`], [`permit`] | who is where, and who may say so |
+//! | [`roam`], [`relay`] | users of other servers here, own users there |
+//! | [`name`], [`introduce`], [`deliver`] | RESOLVE, INTRODUCE, and the way to a terminal |
+//! | [`answer`] | the datagrams |
+
+mod answer;
+mod deliver;
+mod expire;
+mod group;
+mod introduce;
+mod lend;
+mod name;
+mod permit;
+mod register;
+mod relay;
+mod release;
+mod roam;
+mod store;
+mod timer;
+
+use std::collections::{HashMap, HashSet};
+
+use ahash::RandomState;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use answer::Asker;
+use group::Groups;
+use lend::Loans;
+use relay::Relays;
+use store::{Entry, Store};
+use timer::{TimerId, Wheel};
 
 use crate::clock::Now;
 use crate::config::{Limits, Policy};
-use crate::id::Endpoint;
+use crate::id::{Endpoint, PushId};
 use crate::reason::Reason;
-use crate::table::{Change, Tables};
-use crate::wire::prp::{HeadBuilder, Header, Kind};
+use crate::table::{Binding, Change, Tables};
+use crate::wire::prp::{Header, Kind, Message, parse};
 
 /// Who and where the server is.
 #[derive(Clone, Debug)]
 pub struct Site {
-    /// Its listening addresses.
+    /// Its listening addresses; their places are the `listener`s of requests, replies and bindings.
     pub listen: Vec<Endpoint>,
     /// What is allowed.
     pub policy: Policy,
     /// What is bounded.
     pub limits: Limits,
-    /// Of hashes and identifiers.
+    /// Of hashes, message identifiers and lent Push IDs: from the system in a server, fixed in a
+    /// simulation.
     pub seed: u64,
 }
 
@@ -29,22 +84,22 @@ pub struct Request<'a> {
     pub from: Endpoint,
     /// Which listening address it came to.
     pub listener: u8,
-    /// The identifier of the key whose tag was found right and fresh.
+    /// The identifier on the wire of the key whose tag was found right and fresh; none: unsigned.
     pub signed_by: Option<u32>,
     /// When.
     pub now: Now,
 }
 
-/// A datagram to send.
+/// A datagram to send once the changes that came with it, and before it, are durable.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reply {
     /// Where to.
     pub to: Endpoint,
     /// From which listening address.
     pub listener: u8,
-    /// The datagram.
+    /// The datagram, signed where it must be, in its tunnel where it needs one.
     pub datagram: Vec<u8>,
-    /// It is a REJECT.
+    /// It is a REJECT: the caller limits their rate (PROTOCOL.md, ruling 31).
     pub is_reject: bool,
 }
 
@@ -55,65 +110,281 @@ pub struct Outbox {
     pub changes: Vec<Change>,
     /// To send afterwards.
     pub replies: Vec<Reply>,
-    /// Requests that were answered.
+    /// Requests that were answered, and answers of other servers that were taken.
     pub answered: u64,
-    /// Why requests failed.
+    /// Why requests failed: one a request. At all times `answered` and these together are the requests
+    /// handled less [`Live::pending`].
     pub dropped: Vec<Reason>,
 }
 
 /// How much the engine holds.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Live {
-    /// Requests that wait.
+    /// Terminals that are bound by REGISTER.
+    pub bindings: usize,
+    /// Terminals that are not, and are remembered as such.
+    pub ended: usize,
+    /// Push IDs that are lent.
+    pub lent: usize,
+    /// Groups with an owner.
+    pub groups: usize,
+    /// Users that joined a group, or left one of groups.csv.
+    pub group_members: usize,
+    /// Requests to other servers without an answer yet.
+    pub relays: usize,
+    /// REGISTERs that wait for the home server of their user.
     pub pending: usize,
 }
 
-/// Refuses everything.
+/// What becomes of a request that did not fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    Answered,
+    /// It ends when its relay does.
+    Pending,
+}
+
+/// How long an ended binding without a row in users.csv is known, a lent Push ID not lent again.
+const REMEMBER_MS: u64 = 600_000;
+/// How long a RELEASE is remembered (PROTOCOL.md, ruling 18).
+const RELEASED_MS: u64 = 60_000;
+/// RELEASEs of nothing that are remembered at once.
+const RELEASED_MAX: usize = 1 << 16;
+
+/// What was released although nothing was bound: a user, and which of its devices or all.
+type Nothing = (PushId, Option<u8>);
+
+/// What the controller knows, and decides by.
 #[derive(Debug)]
 pub struct Engine {
     site: Site,
+    rng: StdRng,
+    store: Store,
+    loans: Loans,
+    groups: Groups,
+    released: HashMap<Nothing, (u64, Option<TimerId>), RandomState>,
+    relays: Relays,
+    /// Places of the store: bindings that end, ended ones that are forgotten.
+    expiry: Wheel<u32>,
+    loan_expiry: Wheel<PushId>,
+    released_expiry: Wheel<Nothing>,
+    /// From the tables: public addresses of users.csv and the lines that have them, sorted.
+    static_nats: Vec<(Endpoint, u32)>,
+    /// From the tables: addresses of gateways.
+    gateways: HashSet<[u8; 16], RandomState>,
 }
 
 impl Engine {
-    /// An engine that knows nothing.
+    /// An engine that knows nothing yet. [`Engine::restored`] makes it ready.
     pub fn new(site: Site) -> Self {
-        Self { site }
+        let mut rng = StdRng::seed_from_u64(site.seed);
+        let hasher = RandomState::with_seeds(rng.random(), rng.random(), rng.random(), rng.random());
+        Self {
+            store: Store::new(&hasher),
+            loans: Loans::new(&hasher),
+            groups: Groups::new(&hasher),
+            released: HashMap::with_hasher(hasher.clone()),
+            relays: Relays::new(&hasher),
+            expiry: Wheel::default(),
+            loan_expiry: Wheel::default(),
+            released_expiry: Wheel::default(),
+            static_nats: Vec::new(),
+            gateways: HashSet::with_hasher(hasher),
+            rng,
+            site,
+        }
     }
 
     /// Replays a change of the journal.
-    pub fn restore(&mut self, _: &Change) {}
-
-    /// Everything was replayed.
-    pub fn restored(&mut self, _: &Tables, _: Now, _: &mut Outbox) {}
-
-    /// Other tables serve.
-    pub fn tables_changed(&mut self, _: &Tables, _: Now, _: &mut Outbox) {}
-
-    /// Decides a request.
-    pub fn handle(&mut self, _: &Tables, request: &Request<'_>, out: &mut Outbox) {
-        out.dropped.push(Reason::UnsupportedKind);
-        let Some(header) = Header::read(request.bytes).filter(|_| self.site.policy.rejects) else { return };
-        let mut head = HeadBuilder::new(&header.answer(Kind::Reject));
-        head.reason(Reason::UnsupportedKind);
-        let Ok(datagram) = head.datagram(&[]) else { return };
-        out.replies.push(Reply { to: request.from, listener: request.listener, datagram, is_reject: true });
+    pub fn restore(&mut self, change: &Change) {
+        self.apply(change);
     }
 
-    /// Time has passed.
-    pub fn handle_timeout(&mut self, _: &Tables, _: Now, _: &mut Outbox) {}
+    /// Decides a request.
+    pub fn handle(&mut self, tables: &Tables, request: &Request<'_>, out: &mut Outbox) {
+        let outcome = match parse(request.bytes) {
+            Ok(message) => self.dispatch(tables, request, &message, out),
+            Err(reason) => Err(reason),
+        };
+        match outcome {
+            Ok(Outcome::Answered) => out.answered += 1,
+            Ok(Outcome::Pending) => {}
+            Err(reason) => match Header::read(request.bytes) {
+                Some(header) => self.refuse(tables, &Asker::new(request, header), reason, request.now, out),
+                None => out.dropped.push(reason),
+            },
+        }
+    }
 
-    /// When time should be told.
-    pub fn poll_timeout(&self) -> Option<u64> {
+    fn dispatch(
+        &mut self,
+        tables: &Tables,
+        request: &Request<'_>,
+        message: &Message,
+        out: &mut Outbox,
+    ) -> Result<Outcome, Reason> {
+        match message.kind {
+            Kind::Register => self.register(tables, request, message, out),
+            Kind::Release => self.release(tables, request, message, out),
+            Kind::Group => self.group(tables, request, message, out),
+            Kind::Resolve => Self::resolve_name(tables, request, message, out),
+            Kind::Introduce => self.introduce(tables, request, message, out),
+            Kind::Registered | Kind::Released | Kind::Reject => {
+                self.relay_answered(tables, request, message, out)
+            }
+            _ => Err(Reason::UnsupportedKind),
+        }
+    }
+
+    /// What a change makes of the state; the place of the entry that it made or changed.
+    fn apply(&mut self, change: &Change) -> Option<u32> {
+        match *change {
+            Change::Bind { ref binding, heard_ms } => return Some(self.store.bind(binding, heard_ms)),
+            Change::End { user, device, heard_ms } => return Some(self.store.end(user, device, heard_ms)),
+            Change::Forget { user, device } => {
+                if let Some(timer) = self.store.forget(user, device).and_then(|entry| entry.timer) {
+                    self.expiry.cancel(timer);
+                }
+            }
+            Change::Lend { lent, user, device, until_ms } => self.loans.lend(lent, user, device, until_ms),
+            Change::Unlend { lent } => self.loans.take_back(lent),
+            Change::Found { group, owner } => self.groups.found(group, owner),
+            Change::Join { group, member } => self.groups.join(group, member),
+            Change::Leave { group, member } => self.groups.leave(group, member),
+            Change::Disband { group } => self.groups.disband(group),
+            Change::Released { user, device, heard_ms } => {
+                let known = self.released.entry((user, device)).or_insert((heard_ms, None));
+                known.0 = known.0.max(heard_ms);
+            }
+        }
         None
     }
 
-    /// The whole state.
+    /// Makes a change: in the state, its timers, and the outbox.
+    fn commit(&mut self, tables: &Tables, change: Change, now: Now, out: &mut Outbox) {
+        let at = self.apply(&change);
+        match (&change, at) {
+            (Change::Bind { .. }, Some(at)) => self.arm_binding(at, now),
+            (Change::End { .. }, Some(at)) => self.arm_ended(tables, at, now),
+            (Change::Lend { lent, .. } | Change::Unlend { lent }, _) => self.arm_loan(*lent, now),
+            (Change::Released { user, device, .. }, _) => self.arm_released((*user, *device), now),
+            (Change::Leave { group, .. } | Change::Disband { group }, _) => {
+                self.groups.prune(*group, tables);
+            }
+            _ => {}
+        }
+        let ended = match change {
+            Change::End { user, device, .. } => Some((user, device)),
+            _ => None,
+        };
+        out.changes.push(change);
+        if let Some((user, device)) = ended {
+            self.relays.end_visit(user, device);
+            if let Some(lent) = self.loans.held_by(user, device) {
+                self.commit(tables, Change::Unlend { lent }, now, out);
+            }
+        }
+    }
+
+    /// The age of the last REGISTER or RELEASE accepted for a terminal, as long as it is remembered.
+    fn last_heard(&self, user: PushId, device: u8, now: Now) -> u64 {
+        let entry = self.store.find(user, device).map(|(_, entry)| entry);
+        let remembered = |since: u64| timer::tick(now) < since.saturating_add(RELEASED_MS);
+        let heard =
+            entry.filter(|entry| entry.ended.is_none_or(remembered)).map_or(0, |entry| entry.heard_ms);
+        let released = [Some(device), None].map(|device| self.released.get(&(user, device)));
+        released.into_iter().flatten().map(|(heard, _)| *heard).fold(heard, u64::max)
+    }
+
+    /// The row of users.csv for a terminal.
+    fn row(tables: &Tables, user: PushId, device: u8) -> Option<Binding> {
+        Self::rows(tables, user).find(|row| row.device == device)
+    }
+
+    /// The rows of users.csv for a user, as bindings.
+    fn rows(tables: &Tables, user: PushId) -> impl Iterator<Item = Binding> {
+        let arrays = tables.arrays();
+        let lines = arrays.find(user).map_or(&[][..], |first| arrays.user_lines(first));
+        lines.iter().map(move |line| {
+            let row = line.to_user(arrays.nat6());
+            Binding {
+                user,
+                device: row.device,
+                realm: row.realm,
+                private: row.private,
+                nat: row.nat,
+                imsi: row.imsi,
+                bearers: row.bearers,
+                serving: row.serving,
+                valid_until_ms: row.valid_until.map(|until| until.saturating_mul(1000)),
+                listener: 0,
+            }
+        })
+    }
+
+    /// The terminals of a user that can be reached from here now: live bindings, and rows of users.csv
+    /// that nothing newer is known of.
+    fn terminals(&self, tables: &Tables, user: PushId, now: Now) -> Vec<Binding> {
+        let entries = self.store.of_user(user).filter(|(_, entry)| entry.is_live(now.unix_ms));
+        let mut found: Vec<Binding> = entries.map(|(_, entry)| entry.binding).collect();
+        if Self::is_own(tables, user) {
+            let rows = Self::rows(tables, user).filter(|row| store::is_valid(row, now.unix_ms));
+            found.extend(rows.filter(|row| self.store.find(user, row.device).is_none()));
+        }
+        found.sort_unstable_by_key(|binding| binding.device);
+        found
+    }
+
+    /// Whether this server is the user's home.
+    fn is_own(tables: &Tables, user: PushId) -> bool {
+        tables.own().is_some() && tables.route(user) == tables.own()
+    }
+
+    /// When [`Engine::handle_timeout`] should be called, on the monotonic clock; none: not before
+    /// something was handled.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let ticks = [
+            self.expiry.next_tick(),
+            self.loan_expiry.next_tick(),
+            self.released_expiry.next_tick(),
+            self.relays.next_tick(),
+        ];
+        ticks.into_iter().flatten().min().map(timer::tick_ns)
+    }
+
+    /// The whole state, for a snapshot of the journal: replayed into an empty engine it makes the same.
     pub fn changes(&self) -> impl Iterator<Item = Change> + '_ {
-        std::iter::empty()
+        let entries = self.store.iter().map(|(_, entry)| {
+            let Entry { binding, heard_ms, .. } = *entry;
+            match entry.ended {
+                None => Change::Bind { binding, heard_ms },
+                Some(_) => Change::End { user: binding.user, device: binding.device, heard_ms },
+            }
+        });
+        let loans = self.loans.iter().map(|(lent, user, device, until_ms)| Change::Lend {
+            lent,
+            user,
+            device,
+            until_ms,
+        });
+        let released = self.released.iter().map(|(&(user, device), &(heard_ms, _))| Change::Released {
+            user,
+            device,
+            heard_ms,
+        });
+        entries.chain(loans).chain(self.groups.changes()).chain(released)
     }
 
     /// How much it holds.
     pub fn live(&self) -> Live {
-        Live::default()
+        Live {
+            bindings: self.store.bound(),
+            ended: self.store.len() - self.store.bound(),
+            lent: self.loans.lent(),
+            groups: self.groups.len(),
+            group_members: self.groups.members(),
+            relays: self.relays.len(),
+            pending: self.relays.pending(),
+        }
     }
 }

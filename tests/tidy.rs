@@ -41,7 +41,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     // Worlds: public doors only.
     (
         "sim",
-        &["id", "reason", "clock", "metrics", "config", "wire", "table", "packet", "net", "plane", "server"],
+        &[
+            "id", "reason", "clock", "metrics", "config", "wire", "table", "packet", "net", "plane",
+            "control", "server",
+        ],
     ),
 ];
 

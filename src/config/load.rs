@@ -247,6 +247,7 @@ fn read_policy(mut section: Section<'_>, faults: &mut Faults) -> Policy {
     let known_sources = flag("known_sources", default.known_sources);
     let require_auth = flag("require_auth", default.require_auth);
     let rejects = flag("rejects", default.rejects);
+    let static_bindings = flag("static_bindings", default.static_bindings);
     let words = [
         ("signed", RegisterPolicy::Signed),
         ("segment", RegisterPolicy::Segment),
@@ -259,6 +260,7 @@ fn read_policy(mut section: Section<'_>, faults: &mut Faults) -> Policy {
         require_auth,
         rejects,
         register: register.map_or(default.register, |at| at.value),
+        static_bindings,
     }
 }
 
@@ -273,9 +275,14 @@ fn read_limits(mut section: Section<'_>, faults: &mut Faults) -> Limits {
         receipts: limit("receipts", default.receipts, 1..=1 << 26),
         replays: limit("replays", default.replays, 1..=1 << 30),
         reject_sources: limit("reject_sources", default.reject_sources, 1..=1 << 24),
-        bindings: limit("bindings", default.bindings, 16..=1 << 28),
         punts: limit("punts", default.punts, 1..=1 << 16),
         receive_buffer: limit("receive_buffer", default.receive_buffer, 4096..=1 << 30),
+        bindings: limit("bindings", default.bindings, 1..=1 << 28),
+        validity_default_s: limit("validity_default_s", default.validity_default_s, 1..=u32::MAX.into()),
+        validity_max_s: limit("validity_max_s", default.validity_max_s, 1..=u32::MAX.into()),
+        groups: limit("groups", default.groups, 0..=1 << 26),
+        group_members: limit("group_members", default.group_members, 0..=1 << 28),
+        relays: limit("relays", default.relays, 1..=1 << 24),
     };
     section.finish(faults);
     limits
@@ -311,8 +318,10 @@ mod tests {
             "tables = \"/var/t.ppt\"\nstate = \"../s\"\nshards = [2, 3]\ncontrol = \"c\"\nio = \"socket\"\n",
             "metrics = \"0.0.0.0:9400\"\nhlr = \"127.0.0.9:1\"\n",
             "[policy]\nknown_sources = true\nrequire_auth = true\nrejects = false\nregister = \"signed\"\n",
+            "static_bindings = true\n",
             "[limits]\ndatagram_max = 9_000\nframes = 0x80\nreceipts = 1\nreplays = 2\nreject_sources = 3\n",
-            "receive_buffer = 4096\nbindings = 1_000\npunts = 5\n",
+            "receive_buffer = 4096\npunts = 7\nbindings = 9\nvalidity_default_s = 60\nvalidity_max_s = 600\n",
+            "groups = 0\ngroup_members = 5\nrelays = 6\n",
         ))
         .unwrap();
         assert_eq!(config.tables, Path::new("/var/t.ppt"));
@@ -320,8 +329,12 @@ mod tests {
         assert_eq!(config.shards, Shards::Cpus(vec![2, 3]));
         assert_eq!(config.listen.len(), 2);
         assert_eq!((config.limits.datagram_max, config.limits.frames), (9000, 128));
-        assert_eq!((config.limits.bindings, config.limits.punts), (1000, 5));
+        assert_eq!(config.limits.punts, 7);
         assert_eq!(config.policy.register, RegisterPolicy::Signed);
+        assert!(config.policy.static_bindings);
+        let limits = config.limits;
+        assert_eq!((limits.bindings, limits.validity_default_s, limits.validity_max_s), (9, 60, 600));
+        assert_eq!((limits.groups, limits.group_members, limits.relays), (0, 5, 6));
         assert_eq!((config.io, places.require_auth), (Io::Socket, (13, 16)));
     }
 

@@ -99,6 +99,16 @@ pub enum Change {
         /// The group.
         group: PushId,
     },
+    /// A RELEASE was accepted that found nothing to end: for a minute nothing older is accepted of the
+    /// user's device, or, without one, of any of them. Changes nothing that a reader of the tables sees.
+    Released {
+        /// Who released.
+        user: PushId,
+        /// Which device; none: all.
+        device: Option<u8>,
+        /// Milliseconds since 1970, of the request.
+        heard_ms: u64,
+    },
 }
 
 impl Change {

@@ -12,7 +12,7 @@ use super::compile;
 use super::image::{ArchivedArrays, ArchivedGatewayRow, Image, NO_INDEX};
 use super::rate::Rate;
 use super::rib::{Rule, Tunnel};
-use crate::id::{Endpoint, Mac, PushId};
+use crate::id::{Endpoint, Mac, PushId, PushPrefix};
 use crate::wire::prp::auth::MacKey;
 
 /// The tables of one generation, read-only but for the rates.
@@ -110,6 +110,17 @@ impl Tables {
     pub fn route(&self, id: PushId) -> Option<u32> {
         let a = self.arrays();
         a.tries.lookup(a.prefix_root.to_native(), id.0)
+    }
+
+    /// The prefixes whose home this server is.
+    pub fn own_prefixes(&self) -> impl Iterator<Item = PushPrefix> {
+        let rows = self.arrays().prefixes.iter().filter(|row| Some(row.server.to_native()) == self.own);
+        rows.filter_map(|row| PushPrefix::new(row.bits.to_native(), row.len))
+    }
+
+    /// The addresses of the gateways.
+    pub fn gateway_addresses(&self) -> impl Iterator<Item = Endpoint> {
+        self.arrays().gateways.iter().map(|row| Endpoint::from(&row.address))
     }
 
     /// The other server that sends from this address.

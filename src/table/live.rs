@@ -326,7 +326,7 @@ impl LiveWriter {
         }
     }
 
-    /// Makes a change; changes of groups are none of these tables'.
+    /// Makes a change; what no reader of these tables sees changes nothing.
     ///
     /// # Errors
     /// When there is no room for it: then nothing is changed.
@@ -347,9 +347,11 @@ impl LiveWriter {
                 }
                 Ok(())
             }
-            Change::Found { .. } | Change::Join { .. } | Change::Leave { .. } | Change::Disband { .. } => {
-                Ok(())
-            }
+            Change::Found { .. }
+            | Change::Join { .. }
+            | Change::Leave { .. }
+            | Change::Disband { .. }
+            | Change::Released { .. } => Ok(()),
         }
     }
 

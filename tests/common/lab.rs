@@ -483,9 +483,14 @@ pub(crate) const LIMITS: Limits = Limits {
     receipts: 1 << 10,
     replays: 1 << 14,
     reject_sources: 1 << 12,
-    bindings: 1 << 10,
     punts: 64,
     receive_buffer: 1 << 20,
+    bindings: 1 << 10,
+    validity_default_s: 3600,
+    validity_max_s: 86_400,
+    groups: 1 << 6,
+    group_members: 1 << 10,
+    relays: 1 << 6,
 };
 
 /// Tables of a source, as the server `home` sees them.

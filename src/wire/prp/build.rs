@@ -108,6 +108,31 @@ impl HeadBuilder {
         self.option(ty::REASON, &[&reason.code().to_be_bytes(), reason.name().as_bytes()])
     }
 
+    /// Appends Validity, seconds.
+    pub fn validity(&mut self, seconds: u32) -> &mut Self {
+        self.option(ty::VALIDITY, &[&seconds.to_be_bytes()])
+    }
+
+    /// Appends DynamicId.
+    pub fn dynamic_id(&mut self, lent: PushId) -> &mut Self {
+        self.option(ty::DYNAMIC_ID, &[&lent.to_bytes()])
+    }
+
+    /// Appends ServingServer.
+    pub fn serving_server(&mut self, endpoint: Endpoint) -> &mut Self {
+        self.endpoint(ty::SERVING_SERVER, endpoint)
+    }
+
+    /// Appends PeerAddress.
+    pub fn peer_address(&mut self, endpoint: Endpoint) -> &mut Self {
+        self.endpoint(ty::PEER_ADDRESS, endpoint)
+    }
+
+    /// Appends GroupRequest.
+    pub fn group_request(&mut self, request: u8) -> &mut Self {
+        self.option(ty::GROUP_REQUEST, &[&[request, 0, 0, 0]])
+    }
+
     /// Appends SourceAddress.
     pub fn source_address(&mut self, endpoint: Endpoint) -> &mut Self {
         self.endpoint(ty::SOURCE_ADDRESS, endpoint)

@@ -1,0 +1,155 @@
+//! What ends by itself: bindings, lent Push IDs, and what is remembered of both.
+
+use super::timer::{TimerId, Wheel, tick, tick_after};
+use super::{Engine, Nothing, Outbox, RELEASED_MS, REMEMBER_MS};
+use crate::clock::Now;
+use crate::id::{Endpoint, PushId};
+use crate::table::{Change, Tables};
+
+/// Timers that one call of [`Engine::handle_timeout`] works on: what is left is due at once.
+const TIMERS_A_CALL: usize = 4096;
+
+impl Engine {
+    /// Makes the engine ready once the journal is replayed (or when there is none): ends what ran out
+    /// meanwhile and what contradicts the tables, sets timers, goes on with visits.
+    pub fn restored(&mut self, tables: &Tables, now: Now, out: &mut Outbox) {
+        self.start_relays(now);
+        // The wheels' own time begins here.
+        self.expiry.pop(tick(now));
+        self.loan_expiry.pop(tick(now));
+        self.released_expiry.pop(tick(now));
+        self.groups.prune_all(tables);
+        self.tables_changed(tables, now, out);
+        let places: Vec<u32> = self.store.iter().map(|(at, _)| at).collect();
+        for at in places {
+            match self.store.get(at).map(|entry| entry.ended.is_some()) {
+                Some(true) => self.arm_ended(tables, at, now),
+                Some(false) => {
+                    self.end_if_over(tables, at, now, out);
+                    self.resume_visit(tables, at, now);
+                }
+                None => {}
+            }
+        }
+        for lent in self.loans.ids() {
+            self.end_loan_if_over(tables, lent, now, out);
+        }
+        let mut released: Vec<Nothing> = self.released.keys().copied().collect();
+        released.sort_unstable();
+        for key in released {
+            self.arm_released(key, now);
+        }
+    }
+
+    /// Takes notice of new tables.
+    pub fn tables_changed(&mut self, tables: &Tables, now: Now, out: &mut Outbox) {
+        let arrays = tables.arrays();
+        let nat =
+            |(at, line): (u32, &crate::table::binding::ArchivedLine)| Some((line.nat(arrays.nat6())?, at));
+        self.static_nats = (0..).zip(arrays.lines()).filter_map(nat).collect();
+        self.static_nats.sort_unstable();
+        self.gateways.clear();
+        self.gateways.extend(tables.gateway_addresses().map(Endpoint::octets));
+        let places: Vec<u32> = self.store.iter().map(|(at, _)| at).collect();
+        for at in places {
+            let Some(entry) = self.store.get(at) else { continue };
+            if entry.ended.is_none() {
+                // What the network said while this server ran goes before the tables.
+                let binding = entry.binding;
+                self.end_rows(tables, &binding, now, out);
+            } else if entry.timer.is_none() {
+                self.arm_ended(tables, at, now);
+            }
+        }
+    }
+
+    /// Works on what is due.
+    pub fn handle_timeout(&mut self, tables: &Tables, now: Now, out: &mut Outbox) {
+        let to = tick(now);
+        for _ in 0..TIMERS_A_CALL {
+            if let Some(at) = self.expiry.pop(to) {
+                let Some(entry) = self.store.get_mut(at) else { continue };
+                entry.timer = None;
+                if entry.ended.is_none() {
+                    self.end_if_over(tables, at, now, out);
+                    continue;
+                }
+                let (user, device) = (entry.binding.user, entry.binding.device);
+                if Self::row(tables, user, device).is_none() {
+                    self.commit(tables, Change::Forget { user, device }, now, out);
+                }
+            } else if let Some(lent) = self.loan_expiry.pop(to) {
+                let Some(loan) = self.loans.get_mut(lent) else { continue };
+                loan.timer = None;
+                if loan.holder.is_none() {
+                    self.loans.forget(lent);
+                } else {
+                    self.end_loan_if_over(tables, lent, now, out);
+                }
+            } else if let Some(key) = self.released_expiry.pop(to) {
+                self.released.remove(&key);
+            } else if !self.relay_timeout(tables, to, now, out) {
+                return;
+            }
+        }
+    }
+
+    /// Ends a binding whose validity has run out by the wall clock; else waits for that.
+    fn end_if_over(&mut self, tables: &Tables, at: u32, now: Now, out: &mut Outbox) {
+        let Some(entry) = self.store.get(at) else { return };
+        if entry.is_live(now.unix_ms) {
+            self.arm_binding(at, now);
+            return;
+        }
+        let (user, device, heard_ms) = (entry.binding.user, entry.binding.device, entry.heard_ms);
+        self.commit(tables, Change::End { user, device, heard_ms }, now, out);
+    }
+
+    fn end_loan_if_over(&mut self, tables: &Tables, lent: PushId, now: Now, out: &mut Outbox) {
+        let Some(loan) = self.loans.get(lent) else { return };
+        if loan.holder.is_some() && loan.until_ms <= now.unix_ms {
+            self.commit(tables, Change::Unlend { lent }, now, out);
+        } else {
+            self.arm_loan(lent, now);
+        }
+    }
+
+    /// Sets the timer that ends a binding.
+    pub(super) fn arm_binding(&mut self, at: u32, now: Now) {
+        let Some(entry) = self.store.get_mut(at) else { return };
+        let wait = entry.binding.valid_until_ms.map(|until| until.saturating_sub(now.unix_ms));
+        rearm(&mut self.expiry, &mut entry.timer, at, now, wait);
+    }
+
+    /// Sets the timer that forgets an ended binding; one with a row in users.csv must go on to hide it.
+    pub(super) fn arm_ended(&mut self, tables: &Tables, at: u32, now: Now) {
+        let Some(entry) = self.store.get_mut(at) else { return };
+        entry.ended = Some(tick(now));
+        let has_row = Self::row(tables, entry.binding.user, entry.binding.device).is_some();
+        rearm(&mut self.expiry, &mut entry.timer, at, now, (!has_row).then_some(REMEMBER_MS));
+    }
+
+    pub(super) fn arm_loan(&mut self, lent: PushId, now: Now) {
+        let Some(loan) = self.loans.get_mut(lent) else { return };
+        let wait = match loan.holder {
+            Some(_) if loan.until_ms == u64::MAX => None,
+            Some(_) => Some(loan.until_ms.saturating_sub(now.unix_ms)),
+            None => Some(REMEMBER_MS),
+        };
+        rearm(&mut self.loan_expiry, &mut loan.timer, lent, now, wait);
+    }
+
+    pub(super) fn arm_released(&mut self, key: Nothing, now: Now) {
+        if let Some((_, timer)) = self.released.get_mut(&key) {
+            rearm(&mut self.released_expiry, timer, key, now, Some(RELEASED_MS));
+        }
+    }
+}
+
+/// Sets a timer, or none, in place of the one that was set.
+fn rearm<K: Copy>(wheel: &mut Wheel<K>, timer: &mut Option<TimerId>, key: K, now: Now, wait_ms: Option<u64>) {
+    if let Some(timer) = timer.take() {
+        wheel.cancel(timer);
+    }
+    *timer = wait_ms.map(|wait| wheel.set(tick_after(now, wait), key));
+}

@@ -1,0 +1,139 @@
+//! RELEASE: by a terminal, a gateway, the user's home server or the server that serves the user.
+
+use super::answer::Asker;
+use super::permit::Age;
+use super::{Engine, Outbox, Outcome, RELEASED_MAX, Request};
+use crate::id::{Endpoint, Imsi};
+use crate::reason::Reason;
+use crate::table::{Binding, Change, Tables};
+use crate::wire::prp::{Kind, Message};
+
+/// Which terminals of a user a RELEASE means (ruling 20): those that all of it is true of.
+#[derive(Clone, Copy, Debug)]
+struct Which {
+    device: Option<u8>,
+    /// Realm and address; the port does not matter: it is the address that somebody else gets.
+    private: Option<(u32, [u8; 16])>,
+    imsi: Option<Imsi>,
+    /// The Push server that serves it.
+    serving: Option<Endpoint>,
+}
+
+impl Which {
+    /// Whether a terminal's device alone decides.
+    const fn is_by_device(&self) -> bool {
+        self.private.is_none() && self.imsi.is_none() && self.serving.is_none()
+    }
+
+    fn means(&self, binding: &Binding) -> bool {
+        let private = binding.private.map(|private| (binding.realm, private.octets()));
+        self.device.is_none_or(|device| device == binding.device)
+            && (self.private.is_none() || self.private == private)
+            && (self.imsi.is_none() || self.imsi == binding.imsi)
+            && (self.serving.is_none() || self.serving == binding.serving)
+    }
+}
+
+impl Engine {
+    pub(super) fn release(
+        &mut self,
+        tables: &Tables,
+        request: &Request<'_>,
+        message: &Message,
+        out: &mut Outbox,
+    ) -> Result<Outcome, Reason> {
+        let Request { bytes, from, now, .. } = *request;
+        let (user, options) = (message.header.destination, &message.options);
+        let peer = Self::peer(tables, request)?;
+        let home = tables.route(user);
+        let is_own = Self::is_own(tables, user);
+        // The home server ends a visit, whoever serves the user ends what it serves; other servers,
+        // nothing. Everybody else is judged as in REGISTER.
+        let serving = match peer {
+            Some(_) if is_own => Some(from),
+            Some(_) if peer == home => None,
+            Some(_) => return Err(Reason::NotPermitted),
+            None => {
+                self.permit(tables, request, message, user)?;
+                None
+            }
+        };
+        if home.is_none() {
+            return Err(Reason::NoRoute);
+        }
+        let realm = options.realm(bytes).unwrap_or(0);
+        let which = Which {
+            device: options.device(bytes).filter(|device| *device != 0),
+            private: options.private_address(bytes).map(|private| (realm, private.octets())),
+            imsi: options.imsi(bytes),
+            serving,
+        };
+        let Age { heard_ms: age, .. } = Age::of(request, message);
+
+        let known = self.store.of_user(user).map(|(_, entry)| entry);
+        let meant = known.filter(|entry| match entry.ended {
+            None => which.means(&entry.binding),
+            Some(_) => which.is_by_device() && which.means(&entry.binding),
+        });
+        let mut ends: Vec<Binding> = meant.map(|entry| entry.binding).collect();
+        if is_own {
+            let rows = Self::rows(tables, user).filter(|row| which.means(row));
+            ends.extend(rows.filter(|row| self.store.find(user, row.device).is_none()));
+        }
+
+        let newest = ends.iter().map(|binding| self.last_heard(user, binding.device, now)).max();
+        let asked = self.last_heard_of_nothing(user, which.device);
+        if age < newest.unwrap_or(0).max(asked) {
+            return Err(Reason::StaleOrReplayed);
+        }
+        // Terminals that are not known must not be bound by what was sent before this.
+        let is_remembered = peer.is_none()
+            && !user.is_none()
+            && if which.is_by_device() { which.device.is_none() || ends.is_empty() } else { ends.is_empty() };
+        let nothing = (user, which.device);
+        let is_full = self.released.len() >= RELEASED_MAX && !self.released.contains_key(&nothing);
+        if is_remembered && is_full {
+            return Err(Reason::Overloaded);
+        }
+
+        let asker = Asker::new(request, message.header);
+        asker.answer(tables, &mut asker.head(Kind::Released), &[], now, out)?;
+        if peer.is_none() {
+            self.relays.drop_pending(user, which.device).into_iter().for_each(|asker| {
+                self.refuse(tables, &asker, Reason::StaleOrReplayed, now, out);
+            });
+        }
+        let was_bound = self.store.of_user(user).next().is_some();
+        for binding in &ends {
+            let device = binding.device;
+            // A visitor's registration that is under way is newer than what its home says here, unless
+            // the home refuses it.
+            let heard_ms = if peer.is_some() && self.relays.is_pending(user, device) {
+                self.last_heard(user, device, now)
+            } else {
+                age
+            };
+            self.commit(tables, Change::End { user, device, heard_ms }, now, out);
+        }
+        if is_remembered {
+            let change = Change::Released { user, device: which.device, heard_ms: age };
+            self.commit(tables, change, now, out);
+        }
+        if peer.is_none() {
+            let by_device = which.is_by_device().then_some(which.device);
+            match home {
+                Some(_) if is_own => self.left_home(tables, user, by_device, &ends, now, out),
+                Some(home) if was_bound => {
+                    self.left_visit(tables, home, user, by_device, &ends, now, out);
+                }
+                _ => {}
+            }
+        }
+        Ok(Outcome::Answered)
+    }
+
+    fn last_heard_of_nothing(&self, user: crate::id::PushId, device: Option<u8>) -> u64 {
+        let known = [device, None].map(|device| self.released.get(&(user, device)));
+        known.into_iter().flatten().map(|(heard, _)| *heard).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,9 @@
+//! The controller held to PROTOCOL.md, rule by rule, and to a plain version of itself. Each test names
+//! the ruling that it is about; where only "ruling" is said it is PROTOCOL.md's, INTERFACE.md's are
+//! called so.
+
+#[path = "../common/lab.rs"]
+mod lab;
+
+mod bench;
+mod register;
