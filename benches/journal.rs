@@ -143,9 +143,9 @@ fn durable<K: Keeper>(lab: &Path, clock: Clock, batch: u64) {
     assert_eq!(K::recover(&folder), (warm + commits) * batch);
     let total_ns: u64 = taken_ns.iter().sum();
     taken_ns.sort_unstable();
-    let at = |part: f64| taken_ns[(taken_ns.len() as f64 * part) as usize] as f64 / 1e6;
+    let at = |part: f64| taken_ns[(taken_ns.len() as f64 * part) as usize] as f64 / 1e3;
     println!(
-        "{:8} {batch:>6} {:>12.0} {:>10.2} {:>10.2} {:>10.1}",
+        "{:8} {batch:>6} {:>12.0} {:>10.1} {:>10.1} {:>10.1}",
         K::NAME,
         (commits * batch) as f64 / (total_ns as f64 / 1e9),
         at(0.5),
@@ -217,7 +217,7 @@ fn main() {
     let lab = tempfile::tempdir_in(parent).unwrap();
     let clock = Clock::start();
     println!(
-        "who       batch records/s dur.   p50 ms     p99 ms  bytes/rec   (records of {RECORD_BYTES} bytes)"
+        "who       batch records/s dur.   p50 us     p99 us  bytes/rec   (records of {RECORD_BYTES} bytes)"
     );
     durable::<Plain>(lab.path(), clock, 1);
     for batch in BATCHES {
