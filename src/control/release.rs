@@ -81,9 +81,10 @@ impl Engine {
             ends.extend(rows.filter(|row| self.store.find(user, row.device).is_none()));
         }
 
-        let newest = ends.iter().map(|binding| self.last_heard(user, binding.device, now)).max();
-        let asked = self.last_heard_of_nothing(user, which.device);
-        if age < newest.unwrap_or(0).max(asked) {
+        let devices = ends.iter().map(|binding| binding.device).chain(which.device);
+        let newest = devices.map(|device| self.last_heard(user, device, now)).max();
+        let of_all = self.released.get(&(user, None)).map_or(0, |(heard, _)| *heard);
+        if age < newest.unwrap_or(0).max(of_all) {
             return Err(Reason::StaleOrReplayed);
         }
         // Terminals that are not known must not be bound by what was sent before this.
@@ -130,10 +131,5 @@ impl Engine {
             }
         }
         Ok(Outcome::Answered)
-    }
-
-    fn last_heard_of_nothing(&self, user: crate::id::PushId, device: Option<u8>) -> u64 {
-        let known = [device, None].map(|device| self.released.get(&(user, device)));
-        known.into_iter().flatten().map(|(heard, _)| *heard).max().unwrap_or(0)
     }
 }

@@ -6,4 +6,5 @@
 mod lab;
 
 mod bench;
+mod groups;
 mod register;
