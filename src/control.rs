@@ -199,6 +199,20 @@ impl Engine {
     /// Replays a change of the journal.
     pub fn restore(&mut self, change: &Change) {
         self.apply(change);
+        match *change {
+            // A journal can be long; what is remembered for a time only must not grow with it.
+            Change::Released { heard_ms, .. } if self.released.len() > 2 * RELEASED_MAX => {
+                self.forget_released_before(heard_ms.saturating_sub(2 * (RELEASED_MS + SKEW_MS)));
+            }
+            Change::Unlend { lent } if self.loans.len() > self.site.limits.bindings => {
+                self.loans.forget(lent)
+            }
+            _ => {}
+        }
+    }
+
+    fn forget_released_before(&mut self, unix_ms: u64) {
+        self.released.retain(|_, (heard_ms, _)| *heard_ms >= unix_ms);
     }
 
     /// Decides a request.

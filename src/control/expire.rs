@@ -6,6 +6,7 @@ use crate::clock::Now;
 use crate::id::{Endpoint, PushId};
 use crate::table::binding::ArchivedLine;
 use crate::table::{Change, Tables};
+use crate::wire::prp::auth::SKEW_MS;
 
 /// Timers that one call of [`Engine::handle_timeout`] works on: what is left is due at once.
 const TIMERS_A_CALL: usize = 4096;
@@ -35,6 +36,7 @@ impl Engine {
         for lent in self.loans.ids() {
             self.end_loan_if_over(tables, lent, now, out);
         }
+        self.forget_released_before(now.unix_ms.saturating_sub(RELEASED_MS + SKEW_MS));
         let mut released: Vec<Nothing> = self.released.keys().copied().collect();
         released.sort_unstable();
         for key in released {

@@ -81,10 +81,13 @@ impl Engine {
             ends.extend(rows.filter(|row| self.store.find(user, row.device).is_none()));
         }
 
-        let devices = ends.iter().map(|binding| binding.device).chain(which.device);
-        let newest = devices.map(|device| self.last_heard(user, device, now)).max();
-        let of_all = self.released.get(&(user, None)).map_or(0, |(heard, _)| *heard);
-        if age < newest.unwrap_or(0).max(of_all) {
+        let known = ends.iter().map(|binding| binding.device).chain(which.device);
+        let newest = known.map(|device| self.last_heard(user, device, now)).max().unwrap_or(0);
+        // All terminals are those, too, that nothing is known of but their RELEASE.
+        let others = (which.is_by_device() && which.device.is_none()).then_some(0..=u8::MAX);
+        let released = others.into_iter().flatten().map(Some).chain([None]);
+        let released = released.filter_map(|device| self.released.get(&(user, device)));
+        if age < released.map(|(heard, _)| *heard).max().unwrap_or(0).max(newest) {
             return Err(Reason::StaleOrReplayed);
         }
         // Terminals that are not known must not be bound by what was sent before this.

@@ -7,4 +7,6 @@ mod lab;
 
 mod bench;
 mod groups;
+mod model;
 mod register;
+mod roam;
