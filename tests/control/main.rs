@@ -10,3 +10,4 @@ mod groups;
 mod model;
 mod register;
 mod roam;
+mod world;
