@@ -108,9 +108,15 @@ impl<'a> Moment<'a> {
 
     /// Every terminal that the user has or had, held by whoever has it now; those whose validity has ended too.
     /// Returns whether anything is known of the user (ruling 9).
-    #[inline]
+    #[inline(always)]
     pub(super) fn each(&self, key: &Key, mut each: impl FnMut(&Known<'_>)) -> bool {
-        let Some(live) = self.live else { return self.rows(key, |_| true, &mut each) };
+        match self.live {
+            None => self.rows(key, |_| true, &mut each),
+            Some(live) => self.live_and_rows(live, key, &mut each),
+        }
+    }
+
+    fn live_and_rows(&self, live: &LiveBindings, key: &Key, each: &mut impl FnMut(&Known<'_>)) -> bool {
         let mut hidden = Devices::default();
         let mut known = false;
         let mut lent = None;
@@ -130,9 +136,9 @@ impl<'a> Moment<'a> {
             Live::Lent { .. } => {}
         });
         if let Some((user, device)) = lent {
-            known |= self.borrowed(live, user, device, &mut each);
+            known |= self.borrowed(live, user, device, each);
         }
-        known | self.rows(key, |row| !hidden.has(row.device()) && !self.is_taken(live, row), &mut each)
+        known | self.rows(key, |row| !hidden.has(row.device()) && !self.is_taken(live, row), each)
     }
 
     /// The terminals of whom a Push ID is lent to.

@@ -194,7 +194,7 @@ impl LiveBindings {
     /// Starts to bring the first line near that may have this hash.
     #[inline(always)]
     pub fn prefetch_line(&self, hash: u64) {
-        if let Some(slot) = self.users.candidates(hash).next() {
+        if let Some(slot) = self.users.find(hash, |_| true) {
             prefetch(&self.slots, slot);
         }
     }
@@ -225,11 +225,12 @@ impl LiveBindings {
     /// Everything that is known of a user whose hash this is.
     #[inline]
     pub fn find(&self, user: PushId, hash: u64, mut each: impl FnMut(Live)) {
-        for slot in self.users.candidates(hash) {
+        self.users.find(hash, |slot| {
             if let Some(live) = self.read(slot, |words| slot::is_of(words, user)) {
                 each(live);
             }
-        }
+            false
+        });
     }
 
     /// Whom a lent Push ID leads to at this time, and to which device (0: all).
@@ -246,14 +247,17 @@ impl LiveBindings {
     }
 
     fn holder(&self, address: Address, now_ms: u64) -> Option<(PushId, u8)> {
-        self.addresses.candidates(address.hash(self.seed)).find_map(|slot| {
-            match self.read(slot, |_| true)? {
-                Live::Bound(binding) if address.is_of(&binding) && is_live(&binding, now_ms) => {
-                    Some((binding.user, binding.device))
-                }
-                _ => None,
+        let mut holder = None;
+        self.addresses.find(address.hash(self.seed), |slot| {
+            if let Some(Live::Bound(binding)) = self.read(slot, |_| true)
+                && address.is_of(&binding)
+                && is_live(&binding, now_ms)
+            {
+                holder = Some((binding.user, binding.device));
             }
-        })
+            holder.is_some()
+        });
+        holder
     }
 
     /// Whose terminal has this private address at this time, whatever the port.

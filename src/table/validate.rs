@@ -127,6 +127,6 @@ impl ArchivedArrays {
     /// As [`ArchivedArrays::find`], the hash known.
     #[inline]
     pub fn find_hashed(&self, user: PushId, hash: u64) -> Option<usize> {
-        self.users.candidates(hash).find(|at| self.lines[*at].user() == user)
+        self.users.find(hash, |line| self.lines[line].user() == user)
     }
 }

@@ -54,12 +54,32 @@ impl SlotIndex {
         prefetch(&self.0, self.home(hash));
     }
 
-    /// Slots that may be what has this hash. Every entry that was there when this began, and is not removed
-    /// meanwhile, is among them.
-    #[inline]
-    pub fn candidates(&self, hash: u64) -> impl Iterator<Item = usize> + '_ {
+    /// The first slot that `is` is true of among those that may be what has this hash: as
+    /// [`SlotIndex::candidates`], for where every nanosecond counts.
+    #[inline(always)]
+    pub fn find(&self, hash: u64, mut is: impl FnMut(usize) -> bool) -> Option<usize> {
         let home = self.home(hash);
         // Before the entries: what had spilled by then is within this distance.
+        let farthest = self.bucket(home)[WAYS].load(Ordering::Acquire) as u32 as usize;
+        let tag = tag(hash) >> 32;
+        for at in home..=home + farthest {
+            for word in &self.bucket(at)[..WAYS] {
+                let found = word.load(Ordering::Acquire);
+                if found >> 32 == tag && found as u32 != 0 {
+                    let slot = found as u32 as usize - 1;
+                    if is(slot) {
+                        return Some(slot);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Slots that may be what has this hash. Every entry that was there when this began, and is not removed
+    /// meanwhile, is among them.
+    pub fn candidates(&self, hash: u64) -> impl Iterator<Item = usize> + '_ {
+        let home = self.home(hash);
         let farthest = self.bucket(home)[WAYS].load(Ordering::Acquire) as u32 as usize;
         let tag = tag(hash);
         (home..=home + farthest).flat_map(move |at| {
