@@ -11,6 +11,6 @@ pub mod packet;
 pub mod plane;
 pub mod reason;
 pub mod server;
-mod sync;
+pub mod sync;
 pub mod table;
 pub mod wire;

@@ -35,7 +35,10 @@ impl RejectLimiter {
     pub fn new(sources: usize, seed: u64) -> Self {
         let buckets = sources.div_ceil(WAYS).next_power_of_two();
         let hasher = RandomState::with_seeds(seed, 0x7265_6A65, 0x6374_7321, !seed);
-        Self { buckets: (0..buckets).map(|_| Bucket([const { AtomicU64::new(0) }; WAYS])).collect(), hasher }
+        Self {
+            buckets: (0..buckets).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(0)))).collect(),
+            hasher,
+        }
     }
 
     /// Whether one more REJECT may go to this address now; if so it has.
@@ -72,7 +75,7 @@ impl RejectLimiter {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pushplane_loom)))]
 mod tests {
     use super::*;
 
