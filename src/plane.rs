@@ -37,7 +37,7 @@ use crate::id::{Endpoint, PushId};
 use crate::packet::{BURST_MAX, Burst, Class};
 use crate::reason::Reason;
 use crate::table::Tables;
-use crate::wire::prp::{Header, Message};
+use crate::wire::prp::{HeadBuilder, Header, Kind, Message};
 
 /// What all shards of a server share and change: everything that must hold "over the whole server".
 #[derive(Debug)]
@@ -152,26 +152,54 @@ pub struct Send {
     pub hop: Hop,
 }
 
+/// What could be read of a row.
+#[derive(Clone, Copy, Debug, Default)]
+enum Read {
+    /// Less than a header.
+    #[default]
+    Nothing,
+    /// A header, of something that breaks a rule.
+    Head(Header),
+    /// A message that keeps every rule.
+    Message(Message),
+}
+
+impl Read {
+    const fn header(&self) -> Option<&Header> {
+        match self {
+            Self::Nothing => None,
+            Self::Head(header) => Some(header),
+            Self::Message(message) => Some(&message.header),
+        }
+    }
+}
+
 /// What the stages know of one row.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
-    /// There from 48 bytes on.
-    header: Option<Header>,
-    /// There when every rule is kept.
-    message: Option<Message>,
+    read: Read,
     verdict: Verdict,
-    class: Option<Class>,
-    /// The application's rule sets PRIORITY.
-    sets_priority: bool,
     /// Of the destination, for the bindings.
     hash: u64,
+    /// The line that the destination's is likely to be.
+    candidate: Option<usize>,
     /// The sending server's index.
     peer: Option<u32>,
-    /// The index of the key whose signature was found right.
-    signed_by: Option<u32>,
+    grant: Grant,
     /// This row's part of `sends`.
     first_send: usize,
     sends: usize,
+}
+
+/// What the sender may, as far as it was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Grant {
+    /// The index of the key whose signature was found right.
+    signed_by: Option<u32>,
+    /// The application's rule.
+    class: Option<Class>,
+    /// That rule sets PRIORITY.
+    sets_priority: bool,
 }
 
 /// A shard's plane: the columns of the burst that is being worked on, and the accounts of what was
@@ -181,6 +209,8 @@ pub struct Plane {
     cells: Vec<Cell>,
     sends: Vec<Send>,
     ledger: Ledger,
+    /// Where heads are written before they go in front of a payload.
+    head: HeadBuilder,
 }
 
 /// The most terminals that a user can have: one for each value of Device.
@@ -193,6 +223,7 @@ impl Plane {
             cells: Vec::with_capacity(BURST_MAX),
             sends: Vec::with_capacity(BURST_MAX * TERMINALS_MAX),
             ledger: Ledger::new(frames + BURST_MAX),
+            head: HeadBuilder::new(&Header::new(Kind::Push, PushId::NONE, PushId::NONE, 0)),
         }
     }
 

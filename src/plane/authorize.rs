@@ -2,7 +2,7 @@
 
 use super::parse::is_taken;
 use super::replay::Seen;
-use super::{Cell, Plane, Site, Trace, Verdict};
+use super::{Cell, Grant, Plane, Read, Site, Trace, Verdict};
 use crate::clock::Now;
 use crate::id::{Endpoint, PushId};
 use crate::packet::{Burst, Class};
@@ -21,15 +21,42 @@ impl Plane {
         burst: &Burst,
         trace: &mut impl Trace,
     ) {
+        let mut before = Before { from: Endpoint::NONE, peer: None, app: None };
         for (at, (cell, row)) in self.cells.iter_mut().zip(&burst.rows).enumerate() {
-            let (Some(message), Some(frame)) = (cell.message, &row.frame) else { continue };
+            let Cell { read: Read::Message(message), verdict, peer, grant, .. } = cell else { continue };
+            let Some(frame) = &row.frame else { continue };
+            if before.from != row.from {
+                before = Before { from: row.from, peer: tables.peer(row.from), app: None };
+            }
+            *peer = before.peer;
             let bytes = frame.bytes();
-            cell.peer = tables.peer(row.from);
-            let sender =
-                Sender { site, tables, now, from: row.from, peer: cell.peer, message: &message, bytes };
-            if let Err(reason) = sender.authorize(cell, at, trace) {
-                cell.verdict = Verdict::Drop(reason);
+            let sender = Sender { site, tables, now, from: row.from, peer: *peer, message, bytes };
+            if let Err(reason) = sender.authorize(&mut before, grant, at, trace) {
+                *verdict = Verdict::Drop(reason);
                 trace.step(at, || format!("{reason}: {}", reason.text()));
+            }
+        }
+    }
+}
+
+/// What was found for the row before: application servers send in trains.
+struct Before<'a> {
+    from: Endpoint,
+    peer: Option<u32>,
+    /// The application, and whether it has `from` in its sources.
+    app: Option<(u32, AppView<'a>, bool)>,
+}
+
+impl<'a> Before<'a> {
+    /// The application with this identifier, and whether it has the sender's address in its sources.
+    fn app(&mut self, tables: &'a Tables, id: u32) -> Option<(AppView<'a>, bool)> {
+        match self.app {
+            Some((same, app, in_sources)) if same == id => Some((app, in_sources)),
+            _ => {
+                let app = tables.app(id)?;
+                let in_sources = app.has_sources() && app.in_sources(self.from);
+                self.app = Some((id, app, in_sources));
+                Some((app, in_sources))
             }
         }
     }
@@ -46,8 +73,14 @@ struct Sender<'a> {
     bytes: &'a [u8],
 }
 
-impl Sender<'_> {
-    fn authorize(&self, cell: &mut Cell, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
+impl<'a> Sender<'a> {
+    fn authorize(
+        &self,
+        before: &mut Before<'a>,
+        grant: &mut Grant,
+        at: usize,
+        trace: &mut impl Trace,
+    ) -> Result<(), Reason> {
         let Message { kind, header, options, .. } = self.message;
         if !is_taken(*kind) {
             return Err(Reason::UnsupportedKind);
@@ -57,24 +90,25 @@ impl Sender<'_> {
         }
         let app = match kind {
             Kind::Push => {
-                let app = self.tables.app(header.app).ok_or(Reason::ApplicationNotAllowed)?;
+                let (app, in_sources) =
+                    before.app(self.tables, header.app).ok_or(Reason::ApplicationNotAllowed)?;
                 trace.step(at, || format!("application {} ({}) is on the allowlist", header.app, app.name()));
-                self.check_address(app, at, trace)?;
-                Some(app)
+                self.check_address(app, in_sources, at, trace)?;
+                Some((app, in_sources))
             }
             _ => None,
         };
-        cell.signed_by = self.check_auth(app, at, trace)?;
-        if let Some(key) = cell.signed_by {
+        grant.signed_by = self.check_auth(app.map(|(app, _)| app), at, trace)?;
+        if let Some(key) = grant.signed_by {
             self.check_replay(key)?;
         }
-        if let Some(app) = app {
-            self.check_source(app, at, trace)?;
+        if let Some((app, in_sources)) = app {
+            self.check_source(in_sources, at, trace)?;
             if app.rate().is_some_and(|rate| !rate.take(self.now.mono_ns)) {
                 return Err(Reason::RateLimited);
             }
-            cell.class = Some(self.class(app));
-            cell.sets_priority = app.rule() == Rule::Priority;
+            grant.class = Some(self.class(app));
+            grant.sets_priority = app.rule() == Rule::Priority;
         }
         match options.deadline(self.bytes) {
             Some(deadline) if deadline < self.now.unix_ms => Err(Reason::Expired),
@@ -92,20 +126,26 @@ impl Sender<'_> {
         }
     }
 
-    fn check_address(&self, app: AppView<'_>, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
+    fn check_address(
+        &self,
+        app: AppView<'_>,
+        in_sources: bool,
+        at: usize,
+        trace: &mut impl Trace,
+    ) -> Result<(), Reason> {
         if !app.has_sources() {
             trace.step(at, || "anyone may push for it".to_owned());
             return Ok(());
         }
-        let judged = match self.peer {
+        let (judged, passes) = match self.peer {
             // The server judged its sender; here only what it passed on is judged again (ruling 2).
             Some(_) => match self.message.options.source_address(self.bytes) {
-                Some(source) => source,
+                Some(source) => (source, app.in_sources(source)),
                 None => return Ok(()),
             },
-            None => self.from,
+            None => (self.from, in_sources),
         };
-        if app.in_sources(judged) {
+        if passes {
             trace.step(at, || format!("{judged} is in the application's sources"));
             return Ok(());
         }
@@ -185,13 +225,13 @@ impl Sender<'_> {
     }
 
     /// `policy.known_sources` (INTERFACE.md, ruling 4).
-    fn check_source(&self, app: AppView<'_>, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
+    fn check_source(&self, in_sources: bool, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
         if !self.site.policy.known_sources {
             return Ok(());
         }
         let source = self.message.header.source;
         let passes = if source.is_none() {
-            self.peer.is_some() || (app.has_sources() && app.in_sources(self.from))
+            self.peer.is_some() || in_sources
         } else {
             !self.tables.terminals(source).is_empty() || (self.peer.is_some() && self.is_foreign(source))
         };

@@ -1,6 +1,6 @@
 //! Third stage: where each message goes (PROTOCOL.md, steps 3 to 5).
 
-use super::{Cell, Hop, Plane, Send, Site, Terminal, Trace, Verdict};
+use super::{Cell, Hop, Plane, Read, Send, Site, Terminal, Trace, Verdict};
 use crate::clock::Now;
 use crate::id::Endpoint;
 use crate::packet::Burst;
@@ -25,27 +25,26 @@ impl Plane {
     ) {
         let arrays = tables.arrays();
         // 1. The index buckets have arrived: start the lines.
-        for cell in self.cells.iter().filter(|cell| cell.verdict == Verdict::Pending) {
-            if let Some(line) = arrays.users_index().first_candidate(cell.hash) {
+        for cell in self.cells.iter_mut().filter(|cell| cell.verdict == Verdict::Pending) {
+            cell.candidate = arrays.users_index().first_candidate(cell.hash);
+            if let Some(line) = cell.candidate {
                 prefetch(arrays.lines(), line);
             }
         }
         // 2. Decide.
-        for at in 0..self.cells.len() {
-            let cell = &mut self.cells[at];
+        for (at, (cell, row)) in self.cells.iter_mut().zip(&burst.rows).enumerate() {
             cell.first_send = self.sends.len();
-            let (Verdict::Pending, Some(message), Some(frame)) =
-                (cell.verdict, cell.message, &burst.rows[at].frame)
+            let (Verdict::Pending, Read::Message(message), Some(frame)) =
+                (cell.verdict, &cell.read, &row.frame)
             else {
                 continue;
             };
-            let from = burst.rows[at].from;
             let mut resolver = Resolver {
                 site,
                 tables,
                 now,
-                from,
-                message: &message,
+                from: row.from,
+                message,
                 bytes: frame.bytes(),
                 row: at,
                 sends: &mut self.sends,
@@ -78,7 +77,7 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     fn resolve(&mut self, cell: &Cell, trace: &mut impl Trace) -> Result<Verdict, Reason> {
-        let Message { kind, header, .. } = *self.message;
+        let Message { kind, header, .. } = self.message;
         match kind {
             Kind::Echo => return Ok(Verdict::Answer),
             Kind::Receipt | Kind::Reject => {
@@ -112,7 +111,7 @@ impl Resolver<'_> {
                 return Ok(Verdict::Forward);
             }
         }
-        if kind == Kind::Push && self.message.has(flag::GROUP) {
+        if *kind == Kind::Push && self.message.has(flag::GROUP) {
             // Groups are served from the issue on groups on; until then none is.
             return Err(Reason::UnknownGroup);
         }
@@ -124,7 +123,13 @@ impl Resolver<'_> {
         let arrays = self.tables.arrays();
         let roamed = self.message.has(flag::ROAMED);
         let unknown = if roamed { Reason::NotAttached } else { Reason::UnknownDestination };
-        let first = arrays.find_hashed(self.message.header.destination, cell.hash).ok_or(unknown)?;
+        let user = self.message.header.destination;
+        let first = match cell.candidate {
+            Some(line) if arrays.lines()[line].user() == user => Some(line),
+            Some(_) => arrays.find_hashed(user, cell.hash),
+            None => None,
+        };
+        let first = first.ok_or(unknown)?;
         let wanted = self.message.options.device(self.bytes).unwrap_or(0);
         let first_send = self.sends.len();
         let mut delivered = false;

@@ -1,7 +1,7 @@
 //! Fourth stage: the datagrams. The last copy of a message leaves from the buffer that received it; its
 //! payload never moves, heads and tunnel headers grow into the headroom in front of it.
 
-use super::{Account, Asker, Cell, EXTRA, Hop, Plane, Site, Terminal, Verdict};
+use super::{Account, Asker, Cell, EXTRA, Grant, Hop, Plane, Read, Site, Terminal, Verdict};
 use crate::clock::Now;
 use crate::id::Endpoint;
 use crate::packet::{Burst, Class, Frame, FramePool, Tx};
@@ -45,30 +45,33 @@ impl Plane {
         burst: &mut Burst,
         at: usize,
     ) -> Result<(), Reason> {
-        let cell = self.cells[at];
-        let (Some(message), Some(original)) = (cell.message, burst.rows[at].frame.take()) else {
+        let Self { cells, sends, ledger, head } = self;
+        let cell = &cells[at];
+        let row = &mut burst.rows[at];
+        let (Read::Message(message), Some(original)) = (&cell.read, row.frame.take()) else {
             return Err(Reason::Malformed);
         };
-        let (from, listener) = (burst.rows[at].from, burst.rows[at].listener);
+        let (from, listener) = (row.from, row.listener);
         if message.kind == Kind::Push && message.has(flag::RECEIPT) {
-            let key = cell.signed_by.map(|key| tables.key_id(key));
+            let key = cell.grant.signed_by.map(|key| tables.key_id(key));
             let asker = Asker { from, listener, key };
             let own = &site.shared.receipts[site.shard];
             if !own.remember(message.header.source, message.header.message, asker, now.mono_ns) {
-                burst.rows[at].frame = Some(original);
+                row.frame = Some(original);
                 return Err(Reason::Overloaded);
             }
         }
         let account = if cell.verdict == Verdict::Deliver { Account::Delivered } else { Account::Forwarded };
-        let Some(token) = self.ledger.open(account, cell.sends) else {
-            burst.rows[at].frame = Some(original);
+        let Some(token) = ledger.open(account, cell.sends) else {
+            row.frame = Some(original);
             return Err(Reason::Overloaded);
         };
-        let writer = Writer { site, tables, now, cell: &cell, message: &message, from };
-        let class = cell.class.unwrap_or(Class::Normal);
+        let (grant, from_peer) = (&cell.grant, cell.peer.is_some());
+        let mut writer = Writer { site, tables, now, message, from, from_peer, grant, head };
+        let class = grant.class.unwrap_or(Class::Normal);
         let last = cell.sends - 1;
         let (mut original, mut failure, mut failed) = (Some(original), Reason::Overloaded, 0);
-        for (copy, send) in self.sends[cell.first_send..][..cell.sends].iter().enumerate() {
+        for (copy, send) in sends[cell.first_send..][..cell.sends].iter().enumerate() {
             let frame =
                 if copy == last { original.take() } else { copy_of(original.as_ref(), &mut burst.pool) };
             let Some(mut frame) = frame else {
@@ -85,11 +88,11 @@ impl Plane {
             }
         }
         if failed == cell.sends {
-            self.ledger.cancel(token);
+            ledger.cancel(token);
             return Err(failure);
         }
         for _ in 0..failed {
-            self.ledger.failed(token, failure);
+            ledger.failed(token, failure);
         }
         Ok(())
     }
@@ -97,9 +100,10 @@ impl Plane {
     /// ECHOED: the ECHO with another kind, source and destination swapped, without options
     /// (PROTOCOL.md, ruling 28).
     fn echo(&mut self, tables: &Tables, now: Now, burst: &mut Burst, at: usize) -> Result<(), Reason> {
-        let cell = &self.cells[at];
+        let Self { cells, ledger, head, .. } = self;
+        let Cell { read, grant, .. } = &cells[at];
         let row = &mut burst.rows[at];
-        let (Some(message), Some(frame)) = (cell.message, &mut row.frame) else {
+        let (Read::Message(message), Some(frame)) = (read, &mut row.frame) else {
             return Err(Reason::Malformed);
         };
         let header = Header {
@@ -109,10 +113,10 @@ impl Plane {
             source: message.header.destination,
             ..message.header
         };
-        let mut head = HeadBuilder::new(&header);
+        head.restart(&header);
         frame.truncate(message.payload_end);
-        replace_head(frame, message.payload_start, &mut head, cell.signed_by, tables, now)?;
-        let token = self.ledger.open(Account::Answered, 1).ok_or(Reason::Overloaded)?;
+        replace_head(frame, message.payload_start, head, grant.signed_by, tables, now)?;
+        let token = ledger.open(Account::Answered, 1).ok_or(Reason::Overloaded)?;
         if let Some(frame) = row.frame.take() {
             let (to, listener) = (row.from, row.listener);
             burst.tx.push(Tx { frame, to, listener, class: Class::Normal, token });
@@ -131,22 +135,22 @@ impl Plane {
         at: usize,
         reason: Reason,
     ) {
-        let cell = &self.cells[at];
+        let Self { cells, ledger, head, .. } = self;
+        let Cell { read, grant, .. } = &cells[at];
         let row = &mut burst.rows[at];
-        let Some(header) = cell.header.filter(|_| site.policy.rejects) else { return };
+        let Some(header) = read.header().filter(|_| site.policy.rejects) else { return };
         if Kind::from_code(header.kind).is_some_and(Kind::is_answer) {
             return;
         }
         let Some(frame) = &mut row.frame else { return };
         if !site.shared.rejects.take(row.from, now.mono_ns) {
-            self.ledger.counters_mut().rejects_suppressed += 1;
+            ledger.counters_mut().rejects_suppressed += 1;
             return;
         }
         let length_max = frame.len().max(REJECT_BYTES_MAX);
-        let mut head = HeadBuilder::new(&header.answer(Kind::Reject));
-        head.reason(reason);
+        head.restart(&header.answer(Kind::Reject)).reason(reason);
         let whole = frame.len();
-        let made = replace_head(frame, whole, &mut head, cell.signed_by, tables, now);
+        let made = replace_head(frame, whole, head, grant.signed_by, tables, now);
         if made.is_ok()
             && frame.len() <= length_max
             && let Some(frame) = row.frame.take()
@@ -238,15 +242,17 @@ struct Writer<'a> {
     site: &'a Site,
     tables: &'a Tables,
     now: Now,
-    cell: &'a Cell,
     message: &'a Message,
     from: Endpoint,
+    from_peer: bool,
+    grant: &'a Grant,
+    head: &'a mut HeadBuilder,
 }
 
 impl Writer<'_> {
     /// Turns the received datagram in `frame` into the one for this hop; returns where it goes and
     /// from which listening address.
-    fn write(&self, frame: &mut Frame, hop: &Hop) -> Result<(Endpoint, u8), Reason> {
+    fn write(&mut self, frame: &mut Frame, hop: &Hop) -> Result<(Endpoint, u8), Reason> {
         frame.truncate(self.message.payload_end);
         match *hop {
             Hop::Gateway { gateway, terminal } => self.to_gateway(frame, gateway, &terminal),
@@ -271,7 +277,7 @@ impl Writer<'_> {
     }
 
     fn to_gateway(
-        &self,
+        &mut self,
         frame: &mut Frame,
         gateway: u32,
         terminal: &Terminal,
@@ -307,14 +313,14 @@ impl Writer<'_> {
     }
 
     fn to_server(
-        &self,
+        &mut self,
         frame: &mut Frame,
         server: Option<u32>,
         to: Endpoint,
         roaming: bool,
     ) -> Result<(Endpoint, u8), Reason> {
         // Only a PUSH tells where its source is, and only its first server knows (ruling 14).
-        let translate = self.message.kind == Kind::Push && self.cell.peer.is_none();
+        let translate = self.message.kind == Kind::Push && !self.from_peer;
         let change = Change {
             set: if roaming { flag::ROAMED } else { 0 },
             hops: 1,
@@ -325,7 +331,7 @@ impl Writer<'_> {
         self.leave(to)
     }
 
-    fn to_asker(&self, frame: &mut Frame, asker: &Asker) -> Result<(Endpoint, u8), Reason> {
+    fn to_asker(&mut self, frame: &mut Frame, asker: &Asker) -> Result<(Endpoint, u8), Reason> {
         let is_server = self.tables.peer(asker.from).is_some();
         let key = asker.key.and_then(|id| self.tables.key_index(id));
         self.rehead(frame, &Change { hops: u8::from(is_server), key, ..Change::default() })?;
@@ -354,9 +360,9 @@ impl Writer<'_> {
     /// Changes the head: reserved flags cleared, PRIORITY set where the application's rule says so,
     /// Auth and PayloadLength gone, and what `change` says. The options stay where they are when none
     /// of that touches them.
-    fn rehead(&self, frame: &mut Frame, change: &Change) -> Result<(), Reason> {
+    fn rehead(&mut self, frame: &mut Frame, change: &Change) -> Result<(), Reason> {
         let Message { header, options, payload_start, .. } = self.message;
-        let priority = if self.cell.sets_priority { flag::PRIORITY } else { 0 };
+        let priority = if self.grant.sets_priority { flag::PRIORITY } else { 0 };
         let flags = (header.flags & flag::KNOWN) | change.set | priority;
         let hop_limit = header.hop_limit.saturating_sub(change.hops);
         let hop_by_hop = HOP_BY_HOP.iter().any(|option| options.has(*option));
@@ -365,7 +371,8 @@ impl Writer<'_> {
             (bytes[1], bytes[2]) = (flags, hop_limit);
             return Ok(());
         }
-        let mut head = HeadBuilder::new(&Header { flags, hop_limit, ..*header });
+        let head = &mut *self.head;
+        head.restart(&Header { flags, hop_limit, ..*header });
         let replaced = change.add.replaces();
         head.keep(self.message, frame.bytes(), |option| {
             !HOP_BY_HOP.contains(&option) && !replaced.contains(&option)
@@ -379,7 +386,7 @@ impl Writer<'_> {
                 head.source_address(source);
             }
         }
-        replace_head(frame, *payload_start, &mut head, change.key, self.tables, self.now)
+        replace_head(frame, *payload_start, head, change.key, self.tables, self.now)
     }
 }
 

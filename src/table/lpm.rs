@@ -105,9 +105,10 @@ impl ArchivedTries {
     #[inline]
     pub fn lookup(&self, root: u32, key: u128) -> Option<u32> {
         let mut node = &self.nodes[root as usize];
-        let mut depth = 0;
-        let mut c = chunk(key, 0);
+        // What is left of the key; zeros come in from the right.
+        let mut rest = key;
         loop {
+            let c = chunk(rest, 0);
             let vector = node.vector.to_native();
             // Bits up to and with c: a rank that includes c itself.
             let up_to = 2u64.wrapping_shl(c).wrapping_sub(1);
@@ -117,8 +118,7 @@ impl ArchivedTries {
             }
             let rank = (vector & up_to).count_ones();
             node = &self.nodes[(node.children.to_native() + rank - 1) as usize];
-            depth += STRIDE;
-            c = chunk(key, depth);
+            rest <<= STRIDE;
         }
     }
 
