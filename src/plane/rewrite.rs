@@ -265,8 +265,12 @@ impl Writer<'_> {
         }
     }
 
-    /// The listening address of the right family; without one there is no way.
+    /// The listening address of the right family; without one there is no way, and none to this server
+    /// itself: what is sent there would come again, for ever.
     fn leave(&self, to: Endpoint) -> Result<(Endpoint, u8), Reason> {
+        if self.site.listen.contains(&to) {
+            return Err(Reason::NoRoute);
+        }
         self.site.listener_for(to).map(|listener| (to, listener)).ok_or(Reason::NoRoute)
     }
 
