@@ -33,7 +33,7 @@ pub use trace::{NoTrace, Trace};
 
 use crate::clock::Now;
 use crate::config::{Limits, Policy};
-use crate::id::{Endpoint, Imsi, PushId};
+use crate::id::{Endpoint, PushId};
 use crate::packet::{BURST_MAX, Burst, Class};
 use crate::reason::Reason;
 use crate::table::Tables;
@@ -109,8 +109,6 @@ pub struct Terminal {
     pub realm: u32,
     /// Private address and port.
     pub private: Option<Endpoint>,
-    /// The subscriber.
-    pub imsi: Option<Imsi>,
     /// The user has a key of its own.
     pub has_key: bool,
 }

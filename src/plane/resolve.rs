@@ -182,7 +182,6 @@ impl Resolver<'_> {
             device: line.device(),
             realm: line.realm(),
             private,
-            imsi: line.imsi(),
             has_key: line.has_key(),
         };
         if private.is_some() || nat.is_some() {
@@ -208,7 +207,7 @@ impl Resolver<'_> {
                 return Ok(true);
             }
         }
-        if let Some(imsi) = terminal.imsi {
+        if let Some(imsi) = line.imsi() {
             if line.bearers() & NETWORK_REQUESTED == 0 {
                 return Err(Reason::BearerFailed);
             }
