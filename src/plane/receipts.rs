@@ -3,7 +3,7 @@
 //!
 //! One table a shard, written by that shard alone and read by all: the answer may arrive at another.
 //! An entry is one cache line under a version number (a seqlock over atomics); costs a write of one
-//! line a PUSH that wants a receipt and, for an answer, one or two lines a shard. Full of live entries:
+//! line and a read of one or two a shard for a PUSH that wants a receipt, and that read for an answer. Full of live entries:
 //! the PUSH is refused, never an older one forgotten.
 
 use ahash::RandomState;
