@@ -19,6 +19,8 @@ impl Plane {
         for at in 0..self.cells.len() {
             let outcome = match self.cells[at].verdict {
                 Verdict::Deliver | Verdict::Forward => self.send_row(site, tables, now, burst, at),
+                // One terminal would have to be asked for, others are served elsewhere: those are owed.
+                Verdict::Query if self.cells[at].sends > 0 => self.send_row(site, tables, now, burst, at),
                 Verdict::Answer => self.echo(tables, now, burst, at),
                 // Until there is somebody to ask, the answer is at once that there is no gateway (ruling 30).
                 Verdict::Query | Verdict::Pending => Err(Reason::NoGateway),
