@@ -11,7 +11,7 @@ use crate::reason::Reason;
 pub const FIXED: usize = 48;
 
 /// A message with its options in order; Auth is kept apart.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Letter {
     /// 1 to 14 where it has a name.
     pub kind: u8,
@@ -82,6 +82,14 @@ pub mod option {
 /// Whether a kind answers something.
 pub const fn is_answer(kind: u8) -> bool {
     matches!(kind, 2 | 3 | 5 | 7 | 9 | 11 | 13)
+}
+
+impl std::fmt::Debug for Letter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kind, flags, hops, app, destination, source, message, options, payload, auth } = self;
+        write!(f, "kind {kind} flags {flags:#x} hops {hops} app {app} to {destination} from {source} ")?;
+        write!(f, "message {message:016x} options {options:?} payload of {} auth {auth:?}", payload.len())
+    }
 }
 
 fn be(bytes: &[u8]) -> u128 {

@@ -219,8 +219,12 @@ impl Operator {
                 prefixes[owner].push(prefix);
             }
         }
+        // Of two families, servers do not know each other again: each sends from an address that the
+        // other does not find in its tables. A mistake, which must do no harm.
+        let (is_v6, mixed) = (rng.random_bool(0.3), rng.random_bool(0.1));
         for (at, prefixes) in prefixes.into_iter().enumerate() {
-            let address = self.sites[at].listen[usize::from(rng.random_bool(0.3))];
+            let family = usize::from(if mixed { rng.random() } else { is_v6 });
+            let address = self.sites[at].listen[family];
             for site in &mut self.sites {
                 (site.rib.servers[at].prefixes, site.rib.servers[at].address) = (prefixes.clone(), address);
             }

@@ -83,6 +83,13 @@ struct Asker {
     at_ns: u64,
 }
 
+impl Asker {
+    /// For at least 30 s, and rounding.
+    const fn waits(&self, now: Now) -> bool {
+        self.at_ns + 32 * SECOND_NS > now.mono_ns
+    }
+}
+
 /// A message that passed step 2.
 struct Passed {
     letter: Letter,
@@ -122,7 +129,12 @@ impl Model {
                     && letter.has(flag::RECEIPT)
                 {
                     let asker = Asker { from: datagram.from, key: row.signed, at_ns: now.mono_ns };
-                    self.askers[shard].insert((letter.source, letter.message), asker);
+                    let asked = (letter.source, letter.message);
+                    // Who asked first keeps the answers.
+                    let first = self.askers.iter().filter_map(|shard| shard.get(&asked));
+                    if first.clone().all(|first| !first.waits(now) || first.from == asker.from) {
+                        self.askers[shard].insert(asked, asker);
+                    }
                 }
                 Judged { outcome, sends }
             }
@@ -255,9 +267,8 @@ impl Model {
             return Ok((Outcome::Answered, vec![send]));
         }
         if letter.kind != kind::PUSH {
-            let waits = |asker: &&Asker| asker.at_ns + 32 * SECOND_NS > now.mono_ns;
             let asked = (letter.destination, letter.message);
-            let asker = self.askers.iter().find_map(|shard| shard.get(&asked).filter(waits));
+            let asker = self.askers.iter().find_map(|shard| shard.get(&asked).filter(|asker| asker.waits(now)));
             if let Some(asker) = asker {
                 let to_server = site.rib.servers.iter().any(|server| server.address == asker.from);
                 if to_server && letter.hops <= 1 {

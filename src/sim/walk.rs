@@ -43,7 +43,7 @@ impl World {
         for count in 0.. {
             let Some(Leg { site, waiting: datagram }) = legs.pop_front() else { break };
             if count > 1000 {
-                self.fail("the oracle's walk does not end");
+                self.fail(&format!("the oracle's walk does not end: {datagram:?} at {site}"));
             }
             let own = &self.operator.sites[site];
             for Judged { outcome, sends } in models[site].judge(own, 0, self.now, &[datagram]) {

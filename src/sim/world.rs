@@ -527,7 +527,9 @@ impl World {
             }
         }
         let is_claimed = !datagram.is_corrupt && !self.loose.contains(&letter.message);
-        let is_asker = self.records.get(&letter.message).is_some_and(|record| record.sender == Sender::Handset(at));
+        // An answer goes to the address that asked, whoever has it by now.
+        let asked = |record: &Record| record.sender == Sender::Handset(at) || record.from == datagram.to;
+        let is_asker = self.records.get(&letter.message).is_some_and(asked);
         let is_answer = super::naive::is_answer(letter.kind);
         if letter.destination != handset.user && !(is_answer && is_asker) {
             let place = place.or(datagram_place(site, &handset, datagram));
@@ -539,7 +541,7 @@ impl World {
             return;
         }
         if is_answer {
-            self.answered(Sender::Handset(at), &letter, is_claimed);
+            self.answered(Sender::Handset(at), &letter, is_claimed && !is_asker);
             return;
         }
         let wanted = letter.number(super::naive::option::DEVICE).unwrap_or(0);
