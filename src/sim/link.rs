@@ -92,13 +92,14 @@ impl Links {
                 continue;
             }
             let mut datagram = datagram.clone();
-            if hits(faults.corrupt) {
+            if hits(faults.corrupt) && !datagram.bytes.is_empty() {
                 if hits(faults.caught) {
                     self.counters.caught += 1;
                     continue;
                 }
                 // Most of what matters is in the first bytes: half of the changes go there.
-                let head = if rng.random_bool(0.5) { datagram.bytes.len().min(64) } else { datagram.bytes.len() };
+                let head =
+                    if rng.random_bool(0.5) { datagram.bytes.len().min(64) } else { datagram.bytes.len() };
                 for _ in 0..rng.random_range(1..=3) {
                     let bit = rng.random_range(0..head * 8);
                     datagram.bytes[bit / 8] ^= 1 << (bit % 8);

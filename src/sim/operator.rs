@@ -144,7 +144,11 @@ impl Operator {
             source_v4: Some(v4(10, 255, number, 254, 17400)),
             source_v6: Some(v6([0xFD00, 0xFFFF, u16::from(number), 0, 0, 0, 0, 1], 17400)),
         };
-        let bare = |name: &str, address, tunnel| Gateway { source_v4: None, source_v6: None, ..inner(name, address, tunnel) };
+        let bare = |name: &str, address, tunnel| Gateway {
+            source_v4: None,
+            source_v6: None,
+            ..inner(name, address, tunnel)
+        };
         let mac = Mac([2, 0, 0, 0, number, 1]);
         let id = u32::from(number) * 10;
         let gateways = vec![
@@ -207,9 +211,8 @@ impl Operator {
             policy.require_auth = rng.random_bool(0.05);
             policy.rejects = rng.random_bool(0.9);
         }
-        let mut prefixes: Vec<Vec<PushPrefix>> = (0..count)
-            .map(|site| PushPrefix::new((site as u64) << 60, 4).into_iter().collect())
-            .collect();
+        let mut prefixes: Vec<Vec<PushPrefix>> =
+            (0..count).map(|site| PushPrefix::new((site as u64) << 60, 4).into_iter().collect()).collect();
         // Nested prefixes: of a server within its own or another's.
         for _ in 0..rng.random_range(0..6) {
             let (owner, within) = (rng.random_range(0..count), rng.random_range(0..count));
@@ -420,10 +423,13 @@ impl Operator {
         if owners.len() < 2 {
             return Vec::new();
         }
-        let (one, two) = (owners[rng.random_range(0..owners.len())], owners[rng.random_range(0..owners.len())]);
+        let (one, two) =
+            (owners[rng.random_range(0..owners.len())], owners[rng.random_range(0..owners.len())]);
         let (a, b) = (rows[one], rows[two]);
         let alone = |row: &User| {
-            let shares = |other: &&User| other.realm == row.realm && other.private.map(Endpoint::ip) == row.private.map(Endpoint::ip);
+            let shares = |other: &&User| {
+                other.realm == row.realm && other.private.map(Endpoint::ip) == row.private.map(Endpoint::ip)
+            };
             rows.iter().filter(shares).count() == 1
         };
         if a.push_id == b.push_id || !alone(&a) || !alone(&b) {
@@ -441,7 +447,12 @@ impl Operator {
                     (handset.realm, handset.private) = (realm, private);
                     if handset.nat.is_none() && (realm == OPEN_REALM || private.is_none()) {
                         handset.uplink = private;
-                    } else if handset.nat.is_none() && handset.uplink.is_none_or(|own| own.ip() == a.private.unwrap_or(Endpoint::NONE).ip() || own.ip() == b.private.unwrap_or(Endpoint::NONE).ip()) {
+                    } else if handset.nat.is_none()
+                        && handset.uplink.is_none_or(|own| {
+                            own.ip() == a.private.unwrap_or(Endpoint::NONE).ip()
+                                || own.ip() == b.private.unwrap_or(Endpoint::NONE).ip()
+                        })
+                    {
                         handset.uplink = None;
                     }
                 }

@@ -141,7 +141,7 @@ impl Options {
             shards: rng.random_range(1..=2),
             steered: rng.random_bool(0.5),
             burst_max: [1, 4, 64][rng.random_range(0..3)],
-            frames: if scarce { rng.random_range(4..24) } else { 128 },
+            frames: if scarce { rng.random_range(16..40) } else { 128 },
             lag: rng.random_bool(0.4),
             room: if scarce { rng.random_range(1..8) } else { usize::MAX },
             local_mtu: if rng.random_bool(0.1) { rng.random_range(300..1_400) } else { 65_507 },

@@ -116,11 +116,8 @@ impl Model {
     /// Judges a burst of one shard.
     pub fn judge(&mut self, site: &Site, shard: usize, now: Now, burst: &[Waiting]) -> Vec<Judged> {
         let rows: Vec<Row> = burst.iter().map(|datagram| self.authorize(site, now, datagram)).collect();
-        let resolved: Vec<Result<(Outcome, Vec<Expected>), Reason>> = rows
-            .iter()
-            .zip(burst)
-            .map(|(row, datagram)| self.resolve(site, now, row, datagram))
-            .collect();
+        let resolved: Vec<Result<(Outcome, Vec<Expected>), Reason>> =
+            rows.iter().zip(burst).map(|(row, datagram)| self.resolve(site, now, row, datagram)).collect();
         let all = rows.into_iter().zip(resolved).zip(burst);
         all.map(|((row, resolved), datagram)| match resolved {
             Ok((outcome, sends)) => {
@@ -268,7 +265,8 @@ impl Model {
         }
         if letter.kind != kind::PUSH {
             let asked = (letter.destination, letter.message);
-            let asker = self.askers.iter().find_map(|shard| shard.get(&asked).filter(|asker| asker.waits(now)));
+            let asker =
+                self.askers.iter().find_map(|shard| shard.get(&asked).filter(|asker| asker.waits(now)));
             if let Some(asker) = asker {
                 let to_server = site.rib.servers.iter().any(|server| server.address == asker.from);
                 if to_server && letter.hops <= 1 {
@@ -308,7 +306,8 @@ pub fn route(rib: &Rib, user: PushId) -> Option<usize> {
     let mut best: Option<(u8, usize)> = None;
     for (at, server) in rib.servers.iter().enumerate() {
         for prefix in &server.prefixes {
-            let has = (0..prefix.len()).all(|bit| prefix.bits() >> (63 - bit) & 1 == user.high() >> (63 - bit) & 1);
+            let has =
+                (0..prefix.len()).all(|bit| prefix.bits() >> (63 - bit) & 1 == user.high() >> (63 - bit) & 1);
             if has && best.is_none_or(|(len, _)| prefix.len() > len) {
                 best = Some((prefix.len(), at));
             }
@@ -397,11 +396,15 @@ fn signature(
         return if needed { Err(Reason::AuthenticationFailed) } else { Ok(None) };
     };
     let key = site.rib.keys.iter().find(|key| key.id == auth.key).ok_or(Reason::AuthenticationFailed)?;
-    let belongs = wanted.map_or(
-        app_key == Some(key.id) || user_key(&site.rib, letter.source) == Some(key.id),
-        |wanted| wanted == key.id,
-    );
-    if belongs && auth.is_right(bytes, key.value) { Ok(Some(key.id)) } else { Err(Reason::AuthenticationFailed) }
+    let belongs = wanted
+        .map_or(app_key == Some(key.id) || user_key(&site.rib, letter.source) == Some(key.id), |wanted| {
+            wanted == key.id
+        });
+    if belongs && auth.is_right(bytes, key.value) {
+        Ok(Some(key.id))
+    } else {
+        Err(Reason::AuthenticationFailed)
+    }
 }
 
 /// Step 2: policy.known_sources (INTERFACE.md, ruling 4).
@@ -458,9 +461,9 @@ impl Steps<'_> {
     fn public_source(&self) -> Endpoint {
         let rows = rows_of(&self.site.rib, self.passed.letter.source);
         let public: Vec<_> = rows.iter().filter(|row| is_live(row, self.now) && row.nat.is_some()).collect();
-        let own = public.iter().find(|row| {
-            row.nat == Some(self.from) || row.private.is_some_and(|own| same_ip(own, self.from))
-        });
+        let own = public
+            .iter()
+            .find(|row| row.nat == Some(self.from) || row.private.is_some_and(|own| same_ip(own, self.from)));
         own.or(public.first()).and_then(|row| row.nat).unwrap_or(self.from)
     }
 
@@ -478,7 +481,9 @@ impl Steps<'_> {
             match self.terminal(row, roamed) {
                 Ok(Some(send)) => {
                     delivered |= send.way != Way::Server;
-                    if !(send.way == Way::Server && sends.iter().any(|other| other.to == send.to && other.way == Way::Server)) {
+                    if !(send.way == Way::Server
+                        && sends.iter().any(|other| other.to == send.to && other.way == Way::Server))
+                    {
                         sends.push(send);
                     }
                 }

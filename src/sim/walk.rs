@@ -22,7 +22,8 @@ pub struct Fate {
     pub rejects: Vec<Reason>,
     /// ECHOEDs that must come back.
     pub echoed: usize,
-    /// Two answers meet that a replay window takes for one: which of them passes is a race.
+    /// A replay window takes two messages for one (ruling 17 knows no kind: two terminals' receipts over a
+    /// signed link are one): which of them passes is a race, and nothing is demanded.
     pub is_racy: bool,
 }
 

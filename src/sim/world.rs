@@ -120,7 +120,8 @@ impl World {
 
     fn tables(&self, site: usize, generation: u64, before: Option<&Tables>) -> Tables {
         let site = &self.operator.sites[site];
-        let image = Image::build(&site.rib).unwrap_or_else(|error| self.fail(&format!("{}: {error}", site.name)));
+        let image =
+            Image::build(&site.rib).unwrap_or_else(|error| self.fail(&format!("{}: {error}", site.name)));
         Tables::new(image, generation, &site.name, before)
     }
 
@@ -300,7 +301,8 @@ impl World {
             if let Some(listener) = site.listen.iter().position(|own| *own == to) {
                 return Some(Host::Server(at, listener as u8));
             }
-            if site.rib.gateways.iter().any(|gateway| gateway.address == to && gateway.tunnel != Tunnel::None) {
+            if site.rib.gateways.iter().any(|gateway| gateway.address == to && gateway.tunnel != Tunnel::None)
+            {
                 return Some(Host::Gateway(at));
             }
         }
@@ -520,23 +522,28 @@ impl World {
         };
         if !self.is_rightly_signed(site, handset.user, &letter, bytes) {
             if !datagram.is_corrupt && letter.kind == kind::PUSH && letter.destination == handset.user {
-                self.fail(&format!("a terminal got a message that is not signed as it should be: {letter:?}"));
+                self.fail(&format!(
+                    "a terminal got a message that is not signed as it should be: {letter:?}"
+                ));
             }
             if datagram.is_corrupt {
                 return;
             }
         }
+        let place = place.or(datagram_place(site, &handset, datagram));
         let is_claimed = !datagram.is_corrupt && !self.loose.contains(&letter.message);
         // An answer goes to the address that asked, whoever has it by now.
         let asked = |record: &Record| record.sender == Sender::Handset(at) || record.from == datagram.to;
         let is_asker = self.records.get(&letter.message).is_some_and(asked);
         let is_answer = super::naive::is_answer(letter.kind);
         if letter.destination != handset.user && !(is_answer && is_asker) {
-            let place = place.or(datagram_place(site, &handset, datagram));
             if self.is_overtaken(place, datagram) {
                 self.overtaken += 1;
             } else if is_claimed && !(is_answer && self.garbled.contains(&letter.message)) {
-                self.fail(&format!("a message reached user {} that it was not for: {letter:?}", handset.user));
+                self.fail(&format!(
+                    "a message reached user {} that it was not for: {letter:?}",
+                    handset.user
+                ));
             }
             return;
         }
@@ -545,8 +552,13 @@ impl World {
             return;
         }
         let wanted = letter.number(super::naive::option::DEVICE).unwrap_or(0);
-        if is_claimed && wanted != 0 && wanted != u64::from(handset.device) {
-            self.fail(&format!("device {} got a message for device {wanted}", handset.device));
+        if wanted != 0 && wanted != u64::from(handset.device) {
+            if self.is_overtaken(place, datagram) {
+                self.overtaken += 1;
+            } else if is_claimed {
+                self.fail(&format!("device {} got a message for device {wanted}", handset.device));
+            }
+            return;
         }
         let Some(record) = self.records.get_mut(&letter.message) else {
             if is_claimed {
@@ -583,7 +595,12 @@ impl World {
 
     /// The RECEIPT with which a terminal answers a PUSH that came from a site's server: where from and
     /// to, and its bytes. A terminal without an address of its own stays silent.
-    pub(super) fn receipt(&self, at: usize, site: usize, letter: &Letter) -> Option<(Endpoint, Endpoint, Vec<u8>)> {
+    pub(super) fn receipt(
+        &self,
+        at: usize,
+        site: usize,
+        letter: &Letter,
+    ) -> Option<(Endpoint, Endpoint, Vec<u8>)> {
         let handset = &self.operator.handsets[at];
         let from = handset.uplink?;
         let site = &self.operator.sites[site];

@@ -63,8 +63,9 @@ pub fn decapsulate(gateways: &[Gateway], to: Endpoint, bytes: &[u8]) -> Result<I
                 return Err("the length of GTP-U is wrong");
             }
             let found = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-            let (row, gateway) =
-                rows().find(|(_, gateway)| gateway.tunnel == Tunnel::Gtpu { teid: found }).ok_or("unknown TEID")?;
+            let (row, gateway) = rows()
+                .find(|(_, gateway)| gateway.tunnel == Tunnel::Gtpu { teid: found })
+                .ok_or("unknown TEID")?;
             inner_ip(row, gateway, packet, None)
         }
         Tunnel::None => Err("nobody listens at a gateway without tunnel"),
