@@ -25,6 +25,7 @@
 //! Not covered: real interleavings of threads (loom does that) and the kernel (the ports' own tests).
 //! Costs some milliseconds a seed; allocates freely.
 
+mod arrive;
 pub mod cast;
 mod check;
 mod link;

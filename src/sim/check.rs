@@ -7,7 +7,6 @@ use super::port::{Offered, Waiting};
 use super::world::World;
 use crate::id::Endpoint;
 use crate::metrics::Counters;
-use crate::packet::Class;
 use crate::reason::Reason;
 
 impl World {
@@ -168,6 +167,3 @@ fn network(to: Endpoint) -> [u8; 16] {
     octets[8..].fill(0);
     octets
 }
-
-/// Classes in the order in which they leave.
-const _: () = assert!((Class::MinDelay as u8) < Class::Priority as u8);

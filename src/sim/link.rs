@@ -56,25 +56,25 @@ impl LinkCounters {
 
 /// All links.
 #[derive(Clone, Debug)]
-pub struct Links {
+pub(super) struct Links {
     /// What each class does.
-    pub faults: [Faults; 3],
+    pub(super) faults: [Faults; 3],
     /// What was done.
-    pub counters: LinkCounters,
+    pub(super) counters: LinkCounters,
 }
 
 /// A datagram that arrives, and when.
 #[derive(Debug)]
-pub struct Arrival {
+pub(super) struct Arrival {
     /// When, nanoseconds.
-    pub at_ns: u64,
+    pub(super) at_ns: u64,
     /// What.
-    pub datagram: Flying,
+    pub(super) datagram: Flying,
 }
 
 impl Links {
     /// Takes a datagram; returns it, perhaps changed, perhaps twice, perhaps not.
-    pub fn carry(&mut self, rng: &mut Pcg64Mcg, class: LinkClass, datagram: Flying) -> Vec<Arrival> {
+    pub(super) fn carry(&mut self, rng: &mut Pcg64Mcg, class: LinkClass, datagram: Flying) -> Vec<Arrival> {
         let faults = self.faults[class as usize];
         let mut hits = |share: u32| share > 0 && rng.random_range(0..1000) < share;
         self.counters.sent += 1;

@@ -233,7 +233,7 @@ impl Letter {
             let value = &bytes[at + 2..at + 2 + length];
             let known = matches!(option, 1..=19 | option::AUTH);
             let repeated = letter.option(option).is_some();
-            if known && (repeated || !is_value_of(option, value)) || letter.auth.is_some() && known {
+            if known && (repeated || !is_value_of(option, value)) {
                 return Err(Reason::Malformed);
             }
             unknown_critical |= !known && option >= 128;

@@ -268,7 +268,7 @@ impl Operator {
             app(2, Some(&[some4]), Rule::Priority, None),
             App { users: true, ..app(3, Some(&[few4, some6]), Rule::Normal, None) },
             app(4, None, Rule::MinDelay, Some(104)),
-            App { rate: Some(20), ..app(5, None, Rule::Priority, None) },
+            App { rate: Some(3), ..app(5, None, Rule::Priority, None) },
             App { users: true, ..app(6, Some(&[some4, some6]), Rule::MinDelay, Some(106)) },
         ];
         self.app_keys = [104, 106].map(|id| Key { id, value: rng.random(), user: None }).to_vec();

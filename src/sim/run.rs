@@ -10,6 +10,7 @@ use super::options::{Faults, Options};
 use super::walk::Fate;
 use super::world::{Event, World};
 use crate::id::{Endpoint, PushId};
+use crate::reason::Reason;
 
 /// What the script of a run does at some time.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +37,27 @@ pub struct Summary {
     pub corrupted: u64,
     /// Deliveries that an address's move overtook.
     pub overtaken: usize,
+    /// Messages that servers dropped, by [`Reason::index`].
+    pub dropped: [u64; Reason::COUNT],
+}
+
+impl Summary {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        self.digest ^= other.digest;
+        self.received += other.received;
+        self.corrupted += other.corrupted;
+        self.overtaken += other.overtaken;
+        let pairs = [
+            (&mut self.delivered, &other.delivered),
+            (&mut self.receipts, &other.receipts),
+            (&mut self.rejects, &other.rejects),
+        ];
+        for (sum, more) in pairs {
+            sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        }
+        self.dropped.iter_mut().zip(other.dropped).for_each(|(sum, more)| *sum += more);
+    }
 }
 
 /// Runs one seed.
@@ -78,6 +100,10 @@ impl World {
             received: (0..self.operator.sites.len()).map(|site| self.counters(site).rx).sum(),
             ..Summary::default()
         };
+        for site in 0..self.operator.sites.len() {
+            let dropped = self.counters(site).dropped;
+            summary.dropped.iter_mut().zip(dropped).for_each(|(sum, more)| *sum += more);
+        }
         for record in self.records.values() {
             let healed = usize::from(record.is_healed);
             summary.delivered[healed] += record.delivered.len();
@@ -175,6 +201,23 @@ impl World {
         }
     }
 
+    /// Sends a message of somebody to a site, signed with a key where one is given. Returns its
+    /// identifier, by which [`World::record`] tells its fate.
+    ///
+    /// # Panics
+    /// When the sender has no address to send from.
+    pub fn push(&mut self, sender: Sender, site: usize, letter: Letter, key: Option<(u32, [u8; 16])>) -> u64 {
+        let from = match sender {
+            Sender::Pusher(at) => Some(self.operator.pushers[at]),
+            Sender::Handset(at) => self.operator.handsets[at].uplink,
+        };
+        let Some(from) = from else { self.fail("this sender has no address to send from") };
+        let bytes = letter.encode(key.map(|(id, value)| (id, value, self.now.unix_ms)), 0);
+        let message = letter.message;
+        self.push_bytes(Record::new(letter, sender, from, site), bytes);
+        message
+    }
+
     /// The address of a site that hears this family.
     pub(super) fn listening(&self, site: usize, from: Endpoint) -> Endpoint {
         self.operator.sites[site].listen[usize::from(!from.is_ipv4())]
@@ -219,7 +262,8 @@ impl World {
         let kind = *kinds.clone().nth(rng.random_range(0..20)).unwrap_or(&kind::PUSH);
         let mut letter = Letter::new(kind, destination, source, rng.random());
         if kind == kind::PUSH {
-            letter.app = APPS[rng.random_range(0..APPS.len())];
+            // Mostly the one that anybody may push for: more of them come further.
+            letter.app = if rng.random_bool(0.4) { 1 } else { APPS[rng.random_range(0..APPS.len())] };
             if healed && letter.app == 5 {
                 letter.app = 1;
             }
@@ -237,7 +281,8 @@ impl World {
             letter.options.push((option::REASON, vec![0, 13]));
         }
         draw_options(rng, &mut letter, self.now.unix_ms);
-        let payload_len = [0, 16, 64, 900, 1400, 2040][rng.random_range(0..6)];
+        let sizes = [0, 16, 16, 64, 64, 64, 300, 300, 900, 900, 1200, 1400, 2040];
+        let payload_len = sizes[rng.random_range(0..sizes.len())];
         letter.payload = (0..payload_len).map(|at| (at as u8) ^ letter.message as u8).collect();
         let now_ms = self.now.unix_ms;
         let sign = sign_with(rng, operator, &letter, user_key, now_ms);
