@@ -219,8 +219,15 @@ impl World {
             Err(reason) => self.fail(&format!("an application server got what is no message: {reason}")),
         };
         let is_claimed = !datagram.is_corrupt && !self.loose.contains(&letter.message);
-        if !naive::is_answer(letter.kind) && is_claimed {
-            self.fail(&format!("an application server got what is no answer: {letter:?}"));
+        // It may stand as the serving server of a roaming user.
+        if letter.has(flag::ROAMED) {
+            return;
+        }
+        if !naive::is_answer(letter.kind) {
+            if is_claimed {
+                self.fail(&format!("an application server got what is no answer: {letter:?}"));
+            }
+            return;
         }
         self.answered(Sender::Pusher(at), &letter, is_claimed);
     }

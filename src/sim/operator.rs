@@ -331,8 +331,11 @@ impl Operator {
                         site = (site + 1) % self.sites.len();
                     }
                     row.serving = Some(self.sites[0].rib.servers[site].address);
-                    if rng.random_bool(0.05) {
-                        row.serving = Some(v4(198, 51, 100, 250, 17400));
+                    // Of a server that is on no list: one where nobody is, one that pushes itself.
+                    match rng.random_range(0..30) {
+                        0 => row.serving = Some(v4(198, 51, 100, 250, 17400)),
+                        1 => row.serving = Some(self.pushers[0]),
+                        _ => {}
                     }
                     let known = rng.random_bool(0.85);
                     let mut visitor = empty_row(user, device);

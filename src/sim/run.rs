@@ -281,7 +281,7 @@ impl World {
             letter.options.push((option::REASON, vec![0, 13]));
         }
         draw_options(rng, &mut letter, self.now.unix_ms);
-        let sizes = [0, 16, 16, 64, 64, 64, 300, 300, 900, 900, 1200, 1400, 2040];
+        let sizes = [0, 1, 16, 17, 64, 64, 65, 300, 301, 900, 1200, 1401, 2040];
         let payload_len = sizes[rng.random_range(0..sizes.len())];
         letter.payload = (0..payload_len).map(|at| (at as u8) ^ letter.message as u8).collect();
         let now_ms = self.now.unix_ms;

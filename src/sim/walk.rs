@@ -85,7 +85,7 @@ impl World {
         let handset = match self.host(send.to)? {
             Host::Handset(at) => at,
             Host::Pusher(at) => {
-                fate.answer(letter, Sender::Pusher(at) == sender);
+                fate.answer(letter, Sender::Pusher(at) == sender && !letter.has(flag::ROAMED));
                 return None;
             }
             Host::Gateway(_) => {
@@ -126,6 +126,7 @@ impl Fate {
     fn answer(&mut self, letter: &Letter, counts: bool) {
         match letter.kind {
             _ if !counts => {}
+            kind::PUSH => {}
             kind::RECEIPT => self.receipts += 1,
             kind::REJECT => self.rejects.extend(letter.reason()),
             _ => self.echoed += 1,
