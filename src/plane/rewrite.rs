@@ -21,19 +21,26 @@ impl Plane {
                 Verdict::Deliver | Verdict::Forward => self.send_row(site, tables, now, burst, at),
                 // One terminal would have to be asked for, others are served elsewhere: those are owed.
                 Verdict::Query if self.cells[at].sends > 0 => self.send_row(site, tables, now, burst, at),
-                Verdict::Answer => self.echo(tables, now, burst, at),
+                Verdict::Answer => self.echo(tables, now, burst, at).map(|()| None),
                 // Until there is somebody to ask, the answer is at once that there is no gateway (ruling 30).
                 Verdict::Query | Verdict::Pending => Err(Reason::NoGateway),
                 Verdict::Drop(reason) => Err(reason),
             };
-            if let Err(reason) = outcome {
-                self.cells[at].verdict = Verdict::Drop(reason);
-                self.ledger.dropped(reason);
-                self.reject(site, tables, now, burst, at, reason);
-            }
+            let reason = match outcome {
+                Ok(None) => continue,
+                // Its account was opened, and closed with this.
+                Ok(Some(reason)) => reason,
+                Err(reason) => {
+                    self.ledger.dropped(reason);
+                    reason
+                }
+            };
+            self.cells[at].verdict = Verdict::Drop(reason);
+            self.reject(site, tables, now, burst, at, reason);
         }
     }
 
+    /// Makes what leaves because of a row. The reason, when in the end nothing does.
     fn send_row(
         &mut self,
         site: &Site,
@@ -41,7 +48,7 @@ impl Plane {
         now: Now,
         burst: &mut Burst,
         at: usize,
-    ) -> Result<(), Reason> {
+    ) -> Result<Option<Reason>, Reason> {
         let cell = self.cells[at];
         let (Some(message), Some(original)) = (cell.message, burst.rows[at].frame.take()) else {
             return Err(Reason::Malformed);
@@ -72,6 +79,7 @@ impl Plane {
         let class = cell.class.unwrap_or(Class::Normal);
         let last = cell.sends - 1;
         let mut original = Some(original);
+        let (mut leaves, mut failure) = (false, None);
         for (copy, send) in self.sends[cell.first_send..][..cell.sends].iter().enumerate() {
             let frame =
                 if copy == last { original.take() } else { copy_of(original.as_ref(), &mut burst.pool) };
@@ -80,14 +88,22 @@ impl Plane {
                 continue;
             };
             match writer.write(&mut frame, &send.hop) {
-                Ok((to, listener)) => burst.tx.push(Tx { frame, to, listener, class, token }),
+                Ok((to, listener)) => {
+                    burst.tx.push(Tx { frame, to, listener, class, token });
+                    leaves = true;
+                }
                 Err(reason) => {
                     self.ledger.failed(token, reason);
-                    burst.pool.put(frame);
+                    failure = Some(reason);
+                    if copy == last {
+                        burst.rows[at].frame = Some(frame);
+                    } else {
+                        burst.pool.put(frame);
+                    }
                 }
             }
         }
-        Ok(())
+        Ok(failure.filter(|_| !leaves))
     }
 
     /// ECHOED: the ECHO with another kind, source and destination swapped, without options
