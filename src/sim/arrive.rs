@@ -209,7 +209,9 @@ impl World {
         let to = *site.listen.iter().find(|own| own.is_ipv4() == from.is_ipv4())?;
         let known = |(id, _): &(u32, _)| site.rib.keys.iter().any(|key| key.id == *id);
         let sign = handset.key.filter(known).map(|(id, value)| (id, value, self.now.unix_ms));
-        Some((from, to, letter.answer(kind::RECEIPT).encode(sign, 0)))
+        // Some come from clients that spend all their hops at once.
+        let hops = if letter.message.is_multiple_of(16) { 1 } else { 8 };
+        Some((from, to, Letter { hops, ..letter.answer(kind::RECEIPT) }.encode(sign, 0)))
     }
 
     fn pusher_receives(&mut self, at: usize, datagram: &Flying) {
@@ -253,7 +255,7 @@ impl World {
         match letter.kind {
             kind::RECEIPT => record.receipts += 1,
             kind::REJECT => {
-                if is_spontaneous && is_claimed && letter.reason() != record.letter.reason() {
+                if is_spontaneous && is_claimed && !is_garbled && letter.reason() != record.letter.reason() {
                     let what = format!("an answer was rejected: {letter:?}");
                     self.fail(&what);
                 }

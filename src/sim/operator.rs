@@ -231,6 +231,9 @@ impl Operator {
             for site in &mut self.sites {
                 (site.rib.servers[at].prefixes, site.rib.servers[at].address) = (prefixes.clone(), address);
             }
+            if rng.random_bool(0.15) {
+                self.sites[at].listen = vec![address];
+            }
         }
         let values: Vec<[u8; 16]> = (0..count * count).map(|_| rng.random()).collect();
         for one in 0..count {

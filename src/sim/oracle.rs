@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::naive::{Letter, flag, is_answer, kind, option, write_endpoint};
+use super::naive::{FIXED, Letter, flag, is_answer, kind, option, write_endpoint};
 use super::operator::Site;
 use super::port::Waiting;
 use crate::clock::Now;
@@ -119,23 +119,12 @@ impl Model {
         let resolved: Vec<Result<(Outcome, Vec<Expected>), Reason>> =
             rows.iter().zip(burst).map(|(row, datagram)| self.resolve(site, now, row, datagram)).collect();
         let all = rows.into_iter().zip(resolved).zip(burst);
-        all.map(|((row, resolved), datagram)| match resolved {
-            Ok((outcome, sends)) => {
-                if let Ok(Passed { letter, .. }) = &row.passed
-                    && letter.kind == kind::PUSH
-                    && letter.has(flag::RECEIPT)
-                {
-                    let asker = Asker { from: datagram.from, key: row.signed, at_ns: now.mono_ns };
-                    let asked = (letter.source, letter.message);
-                    // Who asked first keeps the answers.
-                    let first = self.askers.iter().filter_map(|shard| shard.get(&asked));
-                    if first.clone().all(|first| !first.waits(now) || first.from == asker.from) {
-                        self.askers[shard].insert(asked, asker);
-                    }
-                }
-                Judged { outcome, sends }
+        all.map(|((row, resolved), datagram)| {
+            if resolved.is_ok() {
+                self.remember(shard, now, &row, datagram.from);
             }
-            Err(reason) => {
+            let sent = resolved.and_then(|sends| reachable(site, datagram.listener, sends));
+            let (outcome, sends) = sent.unwrap_or_else(|reason| {
                 let answerable = row.head.filter(|head| site.policy.rejects && !is_answer(head.kind));
                 let reject = answerable.map(|head| Expected {
                     to: datagram.from,
@@ -144,10 +133,25 @@ impl Model {
                     letter: reject(&head, reason),
                     key: row.signed,
                 });
-                Judged { outcome: Outcome::Dropped(reason), sends: reject.into_iter().collect() }
-            }
+                (Outcome::Dropped(reason), reject.into_iter().collect())
+            });
+            Judged { outcome, sends }
         })
         .collect()
+    }
+
+    /// Who waits for a receipt (ruling 3). Who asked first keeps the answers.
+    fn remember(&mut self, shard: usize, now: Now, row: &Row, from: Endpoint) {
+        let Ok(Passed { letter, .. }) = &row.passed else { return };
+        if letter.kind != kind::PUSH || !letter.has(flag::RECEIPT) {
+            return;
+        }
+        let asker = Asker { from, key: row.signed, at_ns: now.mono_ns };
+        let asked = (letter.source, letter.message);
+        let first = self.askers.iter().filter_map(|shard| shard.get(&asked));
+        if first.clone().all(|first| !first.waits(now) || first.from == asker.from) {
+            self.askers[shard].insert(asked, asker);
+        }
     }
 
     /// Steps 1 and 2, in the order of ruling 11.
@@ -291,6 +295,29 @@ impl Model {
         }
         way.home()
     }
+}
+
+/// Leaves out what cannot be sent: no listening address of the family, or options beyond 255 words
+/// (ruling 32). The reason, when nothing is left.
+fn reachable(
+    site: &Site,
+    listener: u8,
+    (outcome, mut sends): (Outcome, Vec<Expected>),
+) -> Result<(Outcome, Vec<Expected>), Reason> {
+    let answers = site.listen[usize::from(listener)].is_ipv4();
+    let mut fault = Reason::NoRoute;
+    sends.retain(|send| {
+        let options = send.letter.options.iter().map(|(_, value)| (2 + value.len()).next_multiple_of(4));
+        let head = FIXED + options.sum::<usize>() + if send.key.is_some() { 32 } else { 0 };
+        let is_v4 = send.to.is_ipv4();
+        let has_way = is_v4 == answers || site.listen.iter().any(|own| own.is_ipv4() == is_v4);
+        let fits = head <= 255 * 4;
+        if !fits || !has_way {
+            fault = if fits { Reason::NoRoute } else { Reason::TooLarge };
+        }
+        fits && has_way
+    });
+    if sends.is_empty() { Err(fault) } else { Ok((outcome, sends)) }
 }
 
 /// The REJECT that answers a message.

@@ -5,7 +5,7 @@ use rand_pcg::Pcg64Mcg;
 
 use super::cast::{Record, Sender};
 use super::naive::{Letter, flag, kind, option, write_endpoint};
-use super::operator::{APPS, Operator};
+use super::operator::{APPS, Operator, v4};
 use super::options::{Faults, Options};
 use super::walk::Fate;
 use super::world::{Event, World};
@@ -72,6 +72,9 @@ pub fn run_seed(seed: u64) -> Summary {
     world.run_script();
     world.summary()
 }
+
+/// Where nobody is.
+const NOWHERE: Endpoint = v4(198, 51, 100, 251, 9);
 
 impl World {
     fn run_script(&mut self) {
@@ -179,7 +182,7 @@ impl World {
             let len = self.rng.random_range(0..200);
             let bytes: Vec<u8> = (0..len).map(|_| self.rng.random()).collect();
             let from = self.operator.pushers[0];
-            let to = self.operator.sites[0].listen[usize::from(!from.is_ipv4())];
+            let to = self.operator.sites[0].listen[0];
             if let Some(head) = Letter::head(&bytes) {
                 self.loose.insert(head.message);
             }
@@ -218,9 +221,10 @@ impl World {
         message
     }
 
-    /// The address of a site that hears this family.
+    /// The address of a site that hears this family; where none does, one that is never reached from it.
     pub(super) fn listening(&self, site: usize, from: Endpoint) -> Endpoint {
-        self.operator.sites[site].listen[usize::from(!from.is_ipv4())]
+        let listen = &self.operator.sites[site].listen;
+        *listen.iter().find(|own| own.is_ipv4() == from.is_ipv4()).unwrap_or(&NOWHERE)
     }
 
     /// Sends a message of the cast and remembers it.

@@ -39,8 +39,10 @@ impl World {
         let mut fate = Fate::default();
         let mut models: Vec<Model> =
             self.operator.sites.iter().map(|_| Model::new(1, self.options.datagram_max)).collect();
-        let waiting = |from, bytes: &[u8]| Waiting { bytes: bytes.to_vec(), from, listener: 0 };
-        let mut legs = VecDeque::from([Leg { site, waiting: waiting(from, bytes) }]);
+        let waiting = |from, bytes: &[u8], listener| Waiting { bytes: bytes.to_vec(), from, listener };
+        let listening = self.host(self.listening(site, from));
+        let Some(Host::Server(_, listener)) = listening else { return fate };
+        let mut legs = VecDeque::from([Leg { site, waiting: waiting(from, bytes, listener) }]);
         for count in 0.. {
             let Some(Leg { site, waiting: datagram }) = legs.pop_front() else { break };
             if count > 1000 {
@@ -54,8 +56,8 @@ impl World {
                     let to = send.to;
                     let from = *own.listen.iter().find(|own| own.is_ipv4() == to.is_ipv4()).unwrap_or(&to);
                     match self.host(to) {
-                        Some(Host::Server(next, _)) => {
-                            legs.push_back(Leg { site: next, waiting: waiting(from, &bytes) });
+                        Some(Host::Server(next, listener)) => {
+                            legs.push_back(Leg { site: next, waiting: waiting(from, &bytes, listener) });
                         }
                         _ => legs.extend(self.arrives(site, sender, &send, &bytes, &mut fate)),
                     }

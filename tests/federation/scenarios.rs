@@ -429,6 +429,30 @@ fn the_source_address_is_translated_where_a_message_leaves_its_domain() {
     world.close();
 }
 
+/// "PUSH … answered by … REJECT where it failed" (kinds), also where that shows only when the datagram is made:
+/// "a message to which options cannot be added is too-large" (ruling 32), and no address to send from.
+#[test]
+fn what_cannot_be_made_or_sent_is_rejected() {
+    let mut operator = operator(2);
+    operator.sites[0].listen.truncate(1);
+    let public = "[2001:db8:aaaa::1]:7".parse().ok();
+    operator.add_terminal(0, User { nat: public, ..empty_row(user(0, 5), 0) }, None);
+    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 1), empty_row(user(1, 5), 0)), None);
+    let mut world = world(operator);
+    world.push(PUSHER, 0, push(user(0, 5), 1), None);
+    world.run();
+    assert_eq!(world.record(1).rejects, [Reason::NoRoute]);
+    // Options of 243 words fill a header; SourceAddress takes two more.
+    for (message, last, rejects) in [(2, 190, &[Reason::TooLarge][..]), (3, 182, &[])] {
+        let options = [255, 255, 255, last].map(|len| (77, vec![7; len])).to_vec();
+        world.push(PUSHER, 0, Letter { options, ..push(user(1, 5), message) }, None);
+        world.run();
+        let record = world.record(message);
+        assert_eq!((&record.rejects[..], record.delivered.len()), (rejects, usize::from(rejects.is_empty())));
+    }
+    world.close();
+}
+
 /// Links lose nothing without counting it, and a server is not asked for what never came.
 #[test]
 fn what_a_link_loses_is_counted_there() {
