@@ -1,4 +1,4 @@
-//! What must become of each datagram, written plainly over the [`Rib`](crate::table::Rib): linear
+//! What must become of each datagram, written plainly over the [`Rib`]: linear
 //! scans, maps of the standard library, [`Letter`]s. Follows `PROTOCOL.md` by its steps and rulings; shares no code with
 //! the plane.
 
