@@ -2,7 +2,7 @@
 
 use super::parse::is_taken;
 use super::replay::Seen;
-use super::{Cell, Plane, Site, Trace, Verdict};
+use super::{Cell, NoTrace, Plane, Site, Trace, Verdict};
 use crate::clock::Now;
 use crate::id::{Endpoint, PushId};
 use crate::packet::{Burst, Class};
@@ -30,6 +30,7 @@ impl Plane {
             if let Err(reason) = sender.authorize(cell, at, trace) {
                 cell.verdict = Verdict::Drop(reason);
                 trace.step(at, || format!("{reason}: {}", reason.text()));
+                cell.signed_by = cell.signed_by.or_else(|| sender.answer_key(reason));
             }
         }
     }
@@ -168,6 +169,19 @@ impl Sender<'_> {
         }
         trace.step(at, || format!("rightly signed with key {}", auth.key));
         Ok(Some(key))
+    }
+
+    /// What is rightly signed is answered signed, even when it failed before its signature was looked
+    /// at (ruling 15): a server that shares a key with this one would refuse the REJECT otherwise.
+    fn answer_key(&self, reason: Reason) -> Option<u32> {
+        if !matches!(
+            reason,
+            Reason::UnsupportedKind | Reason::ApplicationNotAllowed | Reason::SourceAddressNotAllowed
+        ) {
+            return None;
+        }
+        let app = Some(self.message.header.app).filter(|_| self.message.kind == Kind::Push);
+        self.check_auth(app.and_then(|app| self.tables.app(app)), 0, &mut NoTrace).ok().flatten()
     }
 
     fn check_replay(&self, key: u32) -> Result<(), Reason> {
