@@ -46,3 +46,6 @@ pub struct Datagram<'a> {
     /// The frame, from 1 as packet analysers count, that holds it or its last fragment.
     pub frame_number: u64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,6 @@ pub mod plane;
 pub mod reason;
 pub mod server;
 pub mod sim;
-mod sync;
+pub mod sync;
 pub mod table;
 pub mod wire;

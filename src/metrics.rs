@@ -7,7 +7,7 @@
 use crossbeam::utils::CachePadded;
 
 use crate::reason::Reason;
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::Seqlock;
 
 macro_rules! counters {
     ($($field:ident: $text:literal;)+) => {
@@ -87,49 +87,22 @@ impl Counters {
 }
 
 /// Where one shard shows its counters. One writer, any number of readers.
-#[derive(Debug)]
-pub struct Board {
-    /// Odd while the words are being written.
-    version: CachePadded<AtomicU64>,
-    words: [AtomicU64; WORDS],
-}
-
-impl Default for Board {
-    fn default() -> Self {
-        Self { version: CachePadded::new(AtomicU64::new(0)), words: [const { AtomicU64::new(0) }; WORDS] }
-    }
-}
+#[derive(Debug, Default)]
+pub struct Board(CachePadded<Seqlock<WORDS>>);
 
 impl Board {
     /// Shows these. Only the shard that owns the board calls this.
     pub fn show(&self, counters: &Counters) {
-        let version = self.version.load(Ordering::Relaxed);
-        self.version.store(version + 1, Ordering::Relaxed);
-        fence(Ordering::Release);
-        for (word, value) in self.words.iter().zip(counters.words()) {
-            word.store(value, Ordering::Relaxed);
-        }
-        self.version.store(version + 2, Ordering::Release);
+        self.0.write(&counters.words());
     }
 
     /// What was shown last, of one moment.
     pub fn read(&self) -> Counters {
-        loop {
-            let before = self.version.load(Ordering::Acquire);
-            let mut words = [0; WORDS];
-            for (value, word) in words.iter_mut().zip(&self.words) {
-                *value = word.load(Ordering::Relaxed);
-            }
-            fence(Ordering::Acquire);
-            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
-                return Counters::from_words(&words);
-            }
-            std::hint::spin_loop();
-        }
+        Counters::from_words(&self.0.read())
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pushplane_loom)))]
 mod tests {
     use super::*;
 

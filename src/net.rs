@@ -63,3 +63,25 @@ fn reserve(burst: &Burst) -> usize {
 fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the port is closed")
 }
+
+impl<P: Port + ?Sized> Port for Box<P> {
+    fn recv(&mut self, burst: &mut Burst, wait: Duration) -> io::Result<()> {
+        (**self).recv(burst, wait)
+    }
+
+    fn send(&mut self, burst: &mut Burst) -> io::Result<()> {
+        (**self).send(burst)
+    }
+
+    fn in_flight(&self) -> usize {
+        (**self).in_flight()
+    }
+
+    fn kernel_drops(&mut self) -> u64 {
+        (**self).kernel_drops()
+    }
+
+    fn close(&mut self, burst: &mut Burst) -> io::Result<()> {
+        (**self).close(burst)
+    }
+}

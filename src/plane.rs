@@ -13,6 +13,7 @@
 //! Nothing here allocates after the first burst, locks, logs or reads a clock.
 
 mod authorize;
+pub mod explain;
 mod ledger;
 mod parse;
 mod receipts;

@@ -1,5 +1,331 @@
-//! Assembly: where the network and the plane meet. A [`Shard`] is one core's loop.
+//! Assembly: where the network and the plane meet.
+//!
+//! ```text
+//!  socket ─► Shard (one pinned thread a core) ─► socket
+//!               ▲ Tables, one generation a burst        │ Board: counters of one moment
+//!               │                                       ▼
+//!  Server (the one writer: publishes, frees) ◄── admin (HTTP: /metrics, /live, /ready)
+//! ```
+//!
+//! A [`Shard`] is one core's loop over any port; [`Server`] runs shards over the kernel's, each on a
+//! thread of its own, and replaces their tables while they serve.
 
+mod admin;
 mod shard;
+mod thread;
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 pub use shard::Shard;
+
+use crate::clock::Clock;
+use crate::config::{Config, Io};
+use crate::id::Endpoint;
+use crate::metrics::{Board, Counters};
+use crate::net::{self, AffinityError, BindError, Placement};
+use crate::plane::{Shared, Site};
+use crate::table::publish::{Publisher, publish};
+use crate::table::{Image, Tables};
+
+/// Why a server does not start: a sentence that says what to do.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<BindError> for StartError {
+    fn from(error: BindError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<AffinityError> for StartError {
+    fn from(error: AffinityError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What the shards' threads, the server and its admin page all see.
+#[derive(Debug)]
+struct State {
+    boards: Vec<Arc<Board>>,
+    /// The shards should end.
+    stop: AtomicBool,
+    /// Set once every shard serves, cleared when the server drains.
+    ready: AtomicBool,
+    /// A shard has ended although nobody asked it to.
+    failed: AtomicBool,
+    /// The table facts that `/metrics` shows.
+    facts: std::sync::Mutex<TableFacts>,
+}
+
+/// What is told about the generation that serves.
+#[derive(Clone, Debug, Default)]
+struct TableFacts {
+    generation: u64,
+    digest: u128,
+    image_bytes: usize,
+    huge: bool,
+    entries: Vec<(&'static str, usize)>,
+    retired: usize,
+}
+
+impl State {
+    fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        for board in &self.boards {
+            sum.add(&board.read());
+        }
+        sum
+    }
+
+    fn facts(&self) -> std::sync::MutexGuard<'_, TableFacts> {
+        self.facts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A running Push server. Dropping it stops it.
+pub struct Server {
+    config: Config,
+    state: Arc<State>,
+    tables: Publisher<Tables>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    admin: Option<admin::Admin>,
+    ports: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Server {
+    /// Binds, starts the shards and waits until each of them serves.
+    ///
+    /// # Errors
+    /// A port is in use, a CPU is not to be had, the kernel refuses what the configuration insists on,
+    /// the state folder cannot be written: nothing is left running.
+    pub fn start(config: Config, image: Image, seed: u64) -> Result<Self, StartError> {
+        prepare_state(&config)?;
+        let mut warnings = Vec::new();
+        let Placement { cpus, warnings: placed } = net::choose_cpus(&config.shards, net::allowed_cpus())?;
+        warnings.extend(placed);
+        let bound = net::bind_shards(&config.listen, cpus.len(), config.limits.receive_buffer)?;
+        warnings.extend(bound.warnings);
+        if !bound.steered {
+            warnings
+                .push("the kernel does not steer by user here; correct, but caches are colder".to_owned());
+        }
+        let tables = Tables::new(image, 1, &config.name, None);
+        if tables.own().is_none() {
+            return Err(StartError(format!(
+                "servers.toml has no server named \"{}\"; add it or change server.name",
+                config.name
+            )));
+        }
+        let facts = facts(&tables, 0);
+        let (publisher, readers) = publish(tables, cpus.len());
+        let shared = Arc::new(Shared::new(&config.limits, cpus.len(), seed));
+        let state = Arc::new(State {
+            boards: cpus.iter().map(|_| Arc::new(Board::default())).collect(),
+            stop: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            facts: std::sync::Mutex::new(facts),
+        });
+        let mut server = Self {
+            config,
+            state,
+            tables: publisher,
+            threads: Vec::new(),
+            admin: None,
+            ports: Vec::new(),
+            warnings,
+        };
+        if let Some(at) = server.config.metrics {
+            server.admin = Some(admin::Admin::start(at, Arc::clone(&server.state))?);
+        }
+        let clock = Clock::start();
+        let mut starting = Vec::new();
+        for (shard, ((cpu, listeners), reader)) in cpus.into_iter().zip(bound.shards).zip(readers).enumerate()
+        {
+            let site = Site {
+                policy: server.config.policy,
+                listen: server.config.listen.clone(),
+                datagram_max: server.config.limits.datagram_max,
+                shard,
+                shared: Arc::clone(&shared),
+            };
+            let (tell, told) = mpsc::channel();
+            let seat = thread::Seat {
+                cpu,
+                listeners,
+                io: server.config.io,
+                limits: server.config.limits,
+                site,
+                reader,
+                clock,
+                state: Arc::clone(&server.state),
+            };
+            let run = move || seat.run(&tell);
+            let spawned = std::thread::Builder::new().name(format!("shard-{shard}")).spawn(run);
+            let thread = spawned.map_err(|error| {
+                server.state.stop.store(true, Ordering::SeqCst);
+                StartError(format!(
+                    "shard {shard} cannot have a thread: {error}; raise the limit on processes"
+                ))
+            })?;
+            server.threads.push(thread);
+            starting.push(told);
+        }
+        for told in starting {
+            match told.recv() {
+                Ok(Ok(started)) => {
+                    server.warnings.extend(started.warnings);
+                    server.ports.push(started.port);
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(StartError("a shard ended while it started".to_owned())),
+            }
+        }
+        server.state.ready.store(true, Ordering::SeqCst);
+        Ok(server)
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How many shards serve.
+    pub fn shards(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// What each shard's port is.
+    pub fn ports(&self) -> &[String] {
+        &self.ports
+    }
+
+    /// What an operator should know about how it started.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Where `/metrics` is served.
+    pub fn metrics(&self) -> Option<Endpoint> {
+        self.admin.as_ref().map(admin::Admin::address)
+    }
+
+    /// The tables that serve now.
+    pub fn tables(&self) -> &Tables {
+        self.tables.current()
+    }
+
+    /// The counters of all shards, each of one moment.
+    pub fn counters(&self) -> Counters {
+        self.state.counters()
+    }
+
+    /// Replaces the tables: every burst from now on sees the new ones, none is lost. Returns the
+    /// generation.
+    ///
+    /// # Errors
+    /// When the new tables no longer know this server: then nothing changes.
+    pub fn replace(&mut self, image: Image) -> Result<u64, StartError> {
+        let generation = self.tables().generation() + 1;
+        let tables = Tables::new(image, generation, &self.config.name, Some(self.tables()));
+        if tables.own().is_none() {
+            return Err(StartError(format!("the new tables have no server named \"{}\"", self.config.name)));
+        }
+        let mut new = facts(&tables, 0);
+        self.tables.publish(tables);
+        new.retired = self.tables.reclaim();
+        *self.state.facts() = new;
+        Ok(generation)
+    }
+
+    /// What is to be done now and then: frees generations that every shard has left. False when a
+    /// shard has ended although nobody asked it to.
+    pub fn tend(&mut self) -> bool {
+        let retired = self.tables.reclaim();
+        self.state.facts().retired = retired;
+        !self.state.failed.load(Ordering::SeqCst)
+    }
+
+    /// Stops taking work, works on what the kernel still holds for it, ends the shards.
+    ///
+    /// # Errors
+    /// The first shard that did not end well.
+    pub fn stop(mut self) -> io::Result<Counters> {
+        self.halt()?;
+        Ok(self.state.counters())
+    }
+
+    fn halt(&mut self) -> io::Result<()> {
+        self.state.ready.store(false, Ordering::SeqCst);
+        self.state.stop.store(true, Ordering::SeqCst);
+        let mut result = Ok(());
+        for thread in self.threads.drain(..) {
+            let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a shard panicked")));
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.halt();
+    }
+}
+
+fn facts(tables: &Tables, retired: usize) -> TableFacts {
+    TableFacts {
+        generation: tables.generation(),
+        digest: tables.image().digest(),
+        image_bytes: tables.image().bytes().len(),
+        huge: tables.image().is_huge(),
+        entries: tables.entries().to_vec(),
+        retired,
+    }
+}
+
+/// Makes the state folder and proves that it can be written.
+fn prepare_state(config: &Config) -> Result<(), StartError> {
+    let folder = &config.state;
+    let wrong = |error: io::Error| {
+        StartError(format!(
+            "the state folder {} cannot be written: {error}; give the server's user the right or change server.state",
+            folder.display()
+        ))
+    };
+    std::fs::create_dir_all(folder).map_err(wrong)?;
+    tempfile::Builder::new().prefix(".probe").tempfile_in(folder).map(drop).map_err(wrong)
+}
+
+/// Everything that [`Server::start`] refuses and that can be known without starting: the state folder
+/// and the CPUs.
+///
+/// # Errors
+/// As [`Server::start`].
+pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
+    prepare_state(config)?;
+    let mut warnings = net::choose_cpus(&config.shards, net::allowed_cpus())?.warnings;
+    match (config.io, net::Uring::probe()) {
+        (_, Ok(())) | (Io::Socket, _) => {}
+        (Io::Auto, Err(error)) => warnings.push(net::uring_refusal(&error)),
+        (Io::Uring, Err(error)) => return Err(StartError(net::uring_refusal(&error))),
+    }
+    Ok(warnings)
+}
+
+/// How long a shard waits for work before it looks whether it should end.
+const IDLE: Duration = Duration::from_millis(50);

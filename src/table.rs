@@ -2,6 +2,7 @@
 
 pub mod binding;
 mod compile;
+pub mod diff;
 pub mod generate;
 mod generation;
 mod image;
@@ -10,6 +11,7 @@ pub mod memory;
 pub mod publish;
 mod rate;
 pub mod rib;
+pub mod rows;
 pub mod source;
 mod validate;
 pub mod write;

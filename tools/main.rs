@@ -1,6 +1,8 @@
 //! The `pushplane` command: flags in, library calls, answers out. One file a subcommand.
 
 mod check;
+mod client;
+mod common;
 mod explain;
 mod lab;
 mod listen;
@@ -38,8 +40,19 @@ enum Command {
 enum Stop {
     /// The answer is no: exit status 1. The answer itself was printed.
     No,
+    /// Something that was under way failed: exit status 1, and why.
+    Failed(String),
     /// The command line, a file or an address is wrong: exit status 2, and why.
     Wrong(String),
+}
+
+impl std::fmt::Display for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::No => Ok(()),
+            Self::Failed(why) | Self::Wrong(why) => f.write_str(why),
+        }
+    }
 }
 
 impl Stop {
@@ -56,7 +69,6 @@ impl From<pushplane::diagnostic::Diagnostics> for Stop {
 }
 
 fn main() -> ExitCode {
-    // A reader that closes its end of a pipe (`| head`) ends the command, quietly.
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
@@ -70,9 +82,28 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Stop::No) => ExitCode::from(1),
+        Err(Stop::Failed(why)) => {
+            eprintln!("{why}");
+            ExitCode::from(1)
+        }
         Err(Stop::Wrong(why)) => {
             eprintln!("{why}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// A number that nobody can guess: message identifiers, keys of hashes.
+fn chance() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library's hasher is keyed by the system's randomness.
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+/// Prints a result. Whoever closed our output does not want it any more: the command ends, quietly.
+fn say(result: &dyn std::fmt::Display) {
+    use std::io::Write;
+    if writeln!(std::io::stdout().lock(), "{result}").is_err() {
+        std::process::exit(0);
     }
 }

@@ -1,11 +1,198 @@
-//! `pushplane send`.
+//! `pushplane send`: push one message.
+
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use pushplane::clock::Clock;
+use pushplane::id::{Endpoint, PushId};
+use pushplane::reason::Reason;
+use pushplane::wire::prp::{self, HeadBuilder, Header, Kind, flag};
+use serde_json::json;
 
 use crate::Stop;
+use crate::client::{self, GivenKey};
 
-/// To come.
+/// Push one message and print the receipt or the rejection.
+///
+/// Exit status 0: sent and, with --receipt, received; 1: rejected, or no receipt within 5 s.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_help = "Example:\n  pushplane send --server 127.0.0.1:17400 \
+    --to 00000000000000000000000000000001 --app 7 --receipt \"You have mail\"")]
+pub(crate) struct Args {
+    /// The Push server.
+    #[arg(long, value_name = "ADDRESS")]
+    server: Endpoint,
+    /// The user's Push ID.
+    #[arg(long, value_name = "ID")]
+    to: PushId,
+    /// The application identifier.
+    #[arg(long, value_name = "N")]
+    app: u32,
+    /// The sender's own Push ID.
+    #[arg(
+        long,
+        value_name = "ID",
+        default_value = "00000000000000000000000000000000",
+        hide_default_value = true
+    )]
+    from: PushId,
+    /// Ask for a receipt and wait 5 s for it.
+    #[arg(long)]
+    receipt: bool,
+    /// One of the user's terminals; all of them without it.
+    #[arg(long, value_name = "1-255")]
+    device: Option<u8>,
+    /// Worthless after so many milliseconds.
+    #[arg(long, value_name = "MS")]
+    deadline: Option<u64>,
+    /// Media type of the payload.
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// Sign with this key.
+    #[arg(long, value_name = "ID=HEX")]
+    key: Option<GivenKey>,
+    /// Send from this address.
+    #[arg(long, value_name = "IP")]
+    bind: Option<IpAddr>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// The payload; "-" reads it from standard input.
+    #[arg(default_value = "", hide_default_value = true)]
+    payload: String,
+}
 
-pub fn run(_: &Args) -> Result<(), Stop> {
-    Err(Stop::No)
+/// How long a receipt is waited for.
+const RECEIPT: Duration = Duration::from_secs(5);
+
+/// How long a rejection is waited for when no receipt was asked for: silence is good news then.
+const REJECTION: Duration = Duration::from_millis(300);
+
+/// What came back.
+enum Answer {
+    Receipt { from: PushId, payload: Vec<u8> },
+    Reject { code: u16, text: String },
+    Nothing,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Stop> {
+    let clock = Clock::start();
+    let payload = payload(&args.payload)?;
+    let message = crate::chance();
+    let flags = if args.receipt { flag::RECEIPT } else { 0 };
+    let header = Header { app: args.app, flags, ..Header::new(Kind::Push, args.to, args.from, message) };
+    let mut head = HeadBuilder::new(&header);
+    if let Some(device) = args.device {
+        head.device(device);
+    }
+    if let Some(after) = args.deadline {
+        head.deadline(clock.now().unix_ms + after);
+    }
+    if let Some(media_type) = &args.content_type {
+        head.content_type(media_type);
+    }
+    let datagram = client::datagram(&mut head, &payload, args.key.as_ref())?;
+    let socket = client::socket(args.server, args.bind, 0)?;
+    let server = SocketAddr::from(args.server);
+    let start = clock.now().mono_ns;
+    socket
+        .send_to(&datagram, server)
+        .map_err(|error| Stop::Wrong(format!("{server} cannot be sent to: {error}")))?;
+
+    let until = start + if args.receipt { RECEIPT } else { REJECTION }.as_nanos() as u64;
+    let answer = wait(&socket, &clock, until, args, message)?;
+    let elapsed_us = (clock.now().mono_ns - start) / 1000;
+    print(args, message, &answer, elapsed_us);
+    match answer {
+        Answer::Reject { .. } => Err(Stop::No),
+        Answer::Nothing if args.receipt => Err(Stop::No),
+        Answer::Receipt { .. } | Answer::Nothing => Ok(()),
+    }
+}
+
+fn payload(argument: &str) -> Result<Vec<u8>, Stop> {
+    if argument != "-" {
+        return Ok(argument.as_bytes().to_vec());
+    }
+    let mut payload = Vec::new();
+    std::io::stdin()
+        .take(1 << 16)
+        .read_to_end(&mut payload)
+        .map_err(|error| Stop::Wrong(format!("standard input cannot be read: {error}")))?;
+    Ok(payload)
+}
+
+fn wait(
+    socket: &std::net::UdpSocket,
+    clock: &Clock,
+    until_ns: u64,
+    args: &Args,
+    id: u64,
+) -> Result<Answer, Stop> {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let left = until_ns.saturating_sub(clock.now().mono_ns);
+        if left == 0 {
+            return Ok(Answer::Nothing);
+        }
+        let wrong = |error| Stop::Wrong(format!("the socket cannot be read: {error}"));
+        socket.set_read_timeout(Some(Duration::from_nanos(left.max(1_000_000)))).map_err(wrong)?;
+        let bytes = match socket.recv_from(&mut buffer) {
+            Ok((length, _)) => &buffer[..length],
+            Err(error) if client::is_silence(&error) => continue,
+            Err(error) => return Err(wrong(error)),
+        };
+        let Ok(message) = prp::parse(bytes) else { continue };
+        let header = message.header;
+        let is_ours = (header.destination, header.message) == (args.from, id);
+        if !is_ours || !client::is_believed(&message, bytes, args.key.as_ref()) {
+            continue;
+        }
+        match message.kind {
+            Kind::Receipt => {
+                let payload = message.payload(bytes).to_vec();
+                return Ok(Answer::Receipt { from: header.source, payload });
+            }
+            Kind::Reject => {
+                let (code, text) = message.options.reason(bytes).unwrap_or_default();
+                return Ok(Answer::Reject { code, text: text.to_owned() });
+            }
+            _ => {}
+        }
+    }
+}
+
+fn print(args: &Args, message: u64, answer: &Answer, elapsed_us: u64) {
+    let name = |code| Reason::from_code(code).map(Reason::name);
+    if args.json {
+        let (answer, reason, text) = match answer {
+            Answer::Receipt { .. } => ("receipt", None, None),
+            Answer::Reject { code, text } => ("reject", name(*code), Some(text)),
+            Answer::Nothing => ("none", None, None),
+        };
+        let message = format!("{message:016x}");
+        crate::say(&json!({
+            "message": message, "answer": answer, "reason": reason, "text": text, "elapsed_us": elapsed_us,
+        }));
+        return;
+    }
+    let elapsed_ms = elapsed_us as f64 / 1000.0;
+    match answer {
+        Answer::Receipt { from, payload } if payload.is_empty() => {
+            crate::say(&format!("receipt from {from} after {elapsed_ms:.3} ms"));
+        }
+        Answer::Receipt { from, payload } => {
+            let text = String::from_utf8_lossy(payload);
+            crate::say(&format!("receipt from {from} after {elapsed_ms:.3} ms: {text}"));
+        }
+        Answer::Reject { code, text } => match Reason::from_code(*code) {
+            Some(reason) => crate::say(&format!("rejected: {reason}: {}", reason.text())),
+            None => crate::say(&format!("rejected: reason {code}: {text}")),
+        },
+        Answer::Nothing if args.receipt => {
+            crate::say(&format!("no receipt from {} within {} s", args.to, RECEIPT.as_secs()));
+        }
+        Answer::Nothing => crate::say(&"sent"),
+    }
 }

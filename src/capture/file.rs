@@ -317,7 +317,7 @@ impl<R: Read> Frames<R> {
                 }
                 None
             }
-            Ok((_, Block::Unknown(unknown))) if unknown.block_type == OLD_PACKET_BLOCK => {
+            _ if self.word(0, big_endian) == OLD_PACKET_BLOCK => {
                 frame = self.old_packet_block(at, len, big_endian);
                 frame.is_none().then(|| "a packet block whose lengths do not agree".to_owned())
             }

@@ -294,7 +294,8 @@ impl<'d> Section<'d> {
             DeValue::String(_) if single => vec![value],
             other => {
                 let what = if single { "a string or a list of strings" } else { "a list of strings" };
-                let sentence = format!("{key}: expected {what}, found {}", describe(other));
+                let remedy = if other.is_str() { "; put it in brackets" } else { "" };
+                let sentence = format!("{key}: expected {what}, found {}{remedy}", describe(other));
                 faults.push(self.document.fault(value.span().start, sentence));
                 return None;
             }
@@ -378,11 +379,15 @@ pub(crate) fn number(range: std::ops::RangeInclusive<u64>) -> impl Fn(&DeValue<'
             u64::from_str_radix(number.as_str().trim_start_matches('+'), number.radix()).ok()
         });
         found.filter(|number| range.contains(number)).ok_or_else(|| {
+            let quoted = value
+                .as_str()
+                .is_some_and(|text| text.parse::<u64>().is_ok_and(|number| range.contains(&number)));
             format!(
-                "expected a whole number from {} to {}, found {}",
+                "expected a whole number from {} to {}, found {}{}",
                 range.start(),
                 range.end(),
-                describe(value)
+                describe(value),
+                if quoted { "; remove the quotes" } else { "" }
             )
         })
     }

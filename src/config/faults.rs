@@ -20,6 +20,10 @@ pub(crate) struct Faults {
 impl Faults {
     /// One more.
     pub(crate) fn push(&mut self, mut fault: Diagnostic) {
+        if !fault.sentence.contains(';') {
+            // The reader of a word knows what it expected, and nothing better to do.
+            fault.sentence.push_str("; correct it");
+        }
         tame(&mut fault.sentence);
         self.found += 1;
         self.kept.push(fault);

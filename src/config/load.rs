@@ -14,7 +14,7 @@ use crate::id::Endpoint;
 /// The port of PRP.
 const PORT: u16 = 17400;
 
-/// Where in `pushplane.toml` the values stand that are later held against the tables: line and
+/// Where in `pushplane.toml` the values stand that are later held against the tables and the host: line and
 /// column, both from 1. A value that is absent has the place of its table.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Places {
@@ -24,6 +24,16 @@ pub struct Places {
     pub name: (usize, usize),
     /// `server.listen`.
     pub listen: (usize, usize),
+    /// `server.tables`.
+    pub tables: (usize, usize),
+    /// `server.state`.
+    pub state: (usize, usize),
+    /// `server.shards`.
+    pub shards: (usize, usize),
+    /// `server.metrics`.
+    pub metrics: (usize, usize),
+    /// `server.io`.
+    pub io: (usize, usize),
     /// `policy.require_auth`.
     pub require_auth: (usize, usize),
 }
@@ -85,6 +95,11 @@ fn read(document: &Document) -> Result<(Config, Places), Diagnostics> {
     if let Some(section) = table(document, &mut top, "server", &mut faults) {
         places.name = document.place(section.place_of("name"));
         places.listen = document.place(section.place_of("listen"));
+        places.tables = document.place(section.place_of("tables"));
+        places.state = document.place(section.place_of("state"));
+        places.shards = document.place(section.place_of("shards"));
+        places.metrics = document.place(section.place_of("metrics"));
+        places.io = document.place(section.place_of("io"));
         config = server(section, &mut faults);
     } else if !top.has("server") {
         faults.push(top.fault("expected a table [server], found none; add it with at least name and listen"));

@@ -77,6 +77,12 @@ impl Ledger {
         Some(token)
     }
 
+    /// Takes back an account of which no datagram could be made: the message is counted otherwise.
+    pub fn cancel(&mut self, token: u32) {
+        self.free.push(token);
+        self.counters.in_flight -= 1;
+    }
+
     /// One datagram of an account will not be made.
     pub fn failed(&mut self, token: u32, reason: Reason) {
         self.end_one(token, Err(reason));
@@ -160,6 +166,11 @@ mod tests {
         assert_eq!(ledger.counters().unaccounted(), 0);
         ledger.settle(&done(EXTRA, 0));
         assert_eq!((ledger.counters().tx, ledger.counters().rejects), (2, 1));
+        ledger.received(10);
+        let token = ledger.open(Account::Delivered, 2).unwrap();
+        ledger.cancel(token);
+        ledger.dropped(Reason::TooLarge);
+        assert_eq!((ledger.counters().unaccounted(), ledger.counters().terminals_failed), (0, 2));
     }
 
     #[test]

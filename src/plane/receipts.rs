@@ -2,14 +2,14 @@
 //! source and message identifier, and where it came from, for [`KEEP_NS`].
 //!
 //! One table a shard, written by that shard alone and read by all: the answer may arrive at another.
-//! An entry is one cache line under a version number (a seqlock over atomics); costs a write of one
-//! line and a read of one or two a shard for a PUSH that wants a receipt, and that read for an answer. Full of live entries:
+//! An entry is one cache line under a sequence lock; costs a write of one line and a read of one or two a
+//! shard for a PUSH that wants a receipt, and that read for an answer. Full of live entries:
 //! the PUSH is refused, never an older one forgotten.
 
 use ahash::RandomState;
 
 use crate::id::{Endpoint, PushId};
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::Seqlock;
 
 /// How long an entry is kept: 30 s and what clocks and rounding may take from it.
 pub(super) const KEEP_NS: u64 = 32_000_000_000;
@@ -28,13 +28,12 @@ pub struct Asker {
     pub key: Option<u32>,
 }
 
-/// One cache line. Words: version, expiry, source (2), message identifier, address (2), the rest.
-#[derive(Debug)]
+/// One cache line. Words: expiry, source (2), message identifier, address (2), the rest.
+#[derive(Debug, Default)]
 #[repr(align(64))]
-struct Entry {
-    version: AtomicU64,
-    words: [AtomicU64; 7],
-}
+struct Entry(Seqlock<7>);
+
+const _: () = assert!(size_of::<Entry>() == 64 || cfg!(pushplane_loom));
 
 /// One shard's table.
 #[derive(Debug)]
@@ -56,10 +55,9 @@ impl Receipts {
     /// A table of so many entries, rounded up to a power of two.
     pub fn new(entries: usize, seed: u64) -> Self {
         let count = entries.next_power_of_two().max(WAYS);
-        let empty = || Entry { version: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; 7] };
         // Chosen by senders: the seed keeps them from choosing where it collides.
         let hasher = RandomState::with_seeds(seed, 0x7265_6365, 0x6970_7473, !seed);
-        Self { entries: (0..count).map(|_| empty()).collect(), hasher }
+        Self { entries: (0..count).map(|_| Entry::default()).collect(), hasher }
     }
 
     fn set(&self, source: PushId, message: u64) -> &[Entry] {
@@ -74,24 +72,17 @@ impl Receipts {
         let set = self.set(source, message);
         let [high, low] = split(source.to_bytes());
         let same = |entry: &&Entry| {
-            let word = |at: usize| entry.words[at].load(Ordering::Relaxed);
-            (word(1), word(2), word(3)) == (high, low, message)
+            let [_, user_high, user_low, id, ..] = entry.0.read();
+            (user_high, user_low, id) == (high, low, message)
         };
-        let free = |entry: &&Entry| entry.words[0].load(Ordering::Relaxed) <= now_ns;
+        let free = |entry: &&Entry| entry.0.read()[0] <= now_ns;
         let Some(entry) = set.iter().find(same).or_else(|| set.iter().find(free)) else { return false };
         let [addr_high, addr_low] = split(asker.from.octets());
         let rest = u64::from(asker.from.port()) << 48
             | u64::from(asker.listener) << 40
             | u64::from(asker.key.is_some()) << 32
             | u64::from(asker.key.unwrap_or(0));
-        let version = entry.version.load(Ordering::Relaxed);
-        entry.version.store(version + 1, Ordering::Relaxed);
-        fence(Ordering::Release);
-        let values = [now_ns + KEEP_NS, high, low, message, addr_high, addr_low, rest];
-        for (word, value) in entry.words.iter().zip(values) {
-            word.store(value, Ordering::Relaxed);
-        }
-        entry.version.store(version + 2, Ordering::Release);
+        entry.0.write(&[now_ns + KEEP_NS, high, low, message, addr_high, addr_low, rest]);
         true
     }
 
@@ -99,7 +90,7 @@ impl Receipts {
     pub fn asker(&self, source: PushId, message: u64, now_ns: u64) -> Option<Asker> {
         let [high, low] = split(source.to_bytes());
         self.set(source, message).iter().find_map(|entry| {
-            let [until, user_high, user_low, id, addr_high, addr_low, rest] = entry.read();
+            let [until, user_high, user_low, id, addr_high, addr_low, rest] = entry.0.read();
             let found = until > now_ns && (user_high, user_low, id) == (high, low, message);
             found.then(|| Asker {
                 from: Endpoint::from_octets(join(addr_high, addr_low), (rest >> 48) as u16),
@@ -110,25 +101,7 @@ impl Receipts {
     }
 }
 
-impl Entry {
-    /// The words of one moment. The writer's critical section is eight stores, so this is short.
-    fn read(&self) -> [u64; 7] {
-        loop {
-            let before = self.version.load(Ordering::Acquire);
-            let mut words = [0; 7];
-            for (value, word) in words.iter_mut().zip(&self.words) {
-                *value = word.load(Ordering::Relaxed);
-            }
-            fence(Ordering::Acquire);
-            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
-                return words;
-            }
-            std::hint::spin_loop();
-        }
-    }
-}
-
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pushplane_loom)))]
 mod tests {
     use super::*;
 

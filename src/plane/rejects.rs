@@ -15,8 +15,9 @@ const TIME_BITS: u32 = 40;
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 /// 16.384 µs: 40 bits of it last 208 days, and 0 is never now.
 const TICK_NS: u64 = 1 << 14;
-const INTERVAL: u64 = 10_000_000 / TICK_NS;
-const BURST: u64 = 1_000_000_000 / TICK_NS;
+/// Rounded up: 99.9 a second, never more than a hundred.
+const INTERVAL: u64 = 10_000_000_u64.div_ceil(TICK_NS);
+const BURST: u64 = 100 * INTERVAL;
 
 #[derive(Debug)]
 #[repr(align(64))]
@@ -34,7 +35,10 @@ impl RejectLimiter {
     pub fn new(sources: usize, seed: u64) -> Self {
         let buckets = sources.div_ceil(WAYS).next_power_of_two();
         let hasher = RandomState::with_seeds(seed, 0x7265_6A65, 0x6374_7321, !seed);
-        Self { buckets: (0..buckets).map(|_| Bucket([const { AtomicU64::new(0) }; WAYS])).collect(), hasher }
+        Self {
+            buckets: (0..buckets).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(0)))).collect(),
+            hasher,
+        }
     }
 
     /// Whether one more REJECT may go to this address now; if so it has.
@@ -71,7 +75,7 @@ impl RejectLimiter {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pushplane_loom)))]
 mod tests {
     use super::*;
 

@@ -50,7 +50,10 @@ impl ReplayWindow {
     pub fn new(messages: usize, seed: u64) -> Self {
         let buckets = messages.div_ceil(WAYS).next_power_of_two();
         let hasher = RandomState::with_seeds(seed, 0x7265_706C, 0x6179_7761, !seed);
-        Self { buckets: (0..buckets).map(|_| Bucket([const { AtomicU64::new(0) }; WAYS])).collect(), hasher }
+        Self {
+            buckets: (0..buckets).map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(0)))).collect(),
+            hasher,
+        }
     }
 
     /// Looks for a message and remembers it.
@@ -90,7 +93,7 @@ impl ReplayWindow {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pushplane_loom)))]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;

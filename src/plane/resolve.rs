@@ -87,12 +87,14 @@ impl Resolver<'_> {
                     .filter_map(|table| table.asker(header.destination, header.message, self.now.mono_ns))
                     .next();
                 if let Some(asker) = asked {
+                    let server = self.tables.peer(asker.from);
+                    if server.is_some() {
+                        self.may_forward(cell, server, asker.from)?;
+                    }
                     self.send(Hop::Asker(asker));
                     return Ok(Verdict::Forward);
                 }
             }
-            // Groups are served from the issue on groups on; until then none is.
-            _ if self.message.has(flag::GROUP) => return Err(Reason::UnknownGroup),
             _ => {}
         }
         if !self.message.has(flag::ROAMED) {
@@ -109,6 +111,10 @@ impl Resolver<'_> {
                 self.forward(cell, Some(server), to, false)?;
                 return Ok(Verdict::Forward);
             }
+        }
+        if kind == Kind::Push && self.message.has(flag::GROUP) {
+            // Groups are served from the issue on groups on; until then none is.
+            return Err(Reason::UnknownGroup);
         }
         self.home(cell, trace)
     }
@@ -156,7 +162,8 @@ impl Resolver<'_> {
             return Err(Reason::NotAttached);
         }
         if let Some(to) = line.serving() {
-            if roamed || self.site.listen.contains(&to) {
+            let own = self.tables.own().map(|own| self.tables.server_address(own));
+            if roamed || own == Some(to) || self.site.listen.contains(&to) {
                 return Err(Reason::NotAttached);
             }
             let server = self.tables.peer(to);
@@ -221,13 +228,19 @@ impl Resolver<'_> {
         to: Endpoint,
         roaming: bool,
     ) -> Result<(), Reason> {
+        self.may_forward(cell, server, to)?;
+        self.send(Hop::Server { server, to, roaming });
+        Ok(())
+    }
+
+    /// Never back to where it came from (ruling 33), and only while there are hops left.
+    fn may_forward(&self, cell: &Cell, server: Option<u32>, to: Endpoint) -> Result<(), Reason> {
         if to == self.from || (server.is_some() && server == cell.peer) {
             return Err(Reason::NoRoute);
         }
         if self.message.header.hop_limit <= 1 {
             return Err(Reason::HopLimit);
         }
-        self.send(Hop::Server { server, to, roaming });
         Ok(())
     }
 

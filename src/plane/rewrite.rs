@@ -18,29 +18,25 @@ impl Plane {
     pub(super) fn rewrite(&mut self, site: &Site, tables: &Tables, now: Now, burst: &mut Burst) {
         for at in 0..self.cells.len() {
             let outcome = match self.cells[at].verdict {
+                Verdict::Query if self.cells[at].sends > 0 => {
+                    // Nobody can be asked for this terminal; others are served where they roam.
+                    self.cells[at].verdict = Verdict::Forward;
+                    self.send_row(site, tables, now, burst, at)
+                }
                 Verdict::Deliver | Verdict::Forward => self.send_row(site, tables, now, burst, at),
-                // One terminal would have to be asked for, others are served elsewhere: those are owed.
-                Verdict::Query if self.cells[at].sends > 0 => self.send_row(site, tables, now, burst, at),
-                Verdict::Answer => self.echo(tables, now, burst, at).map(|()| None),
+                Verdict::Answer => self.echo(tables, now, burst, at),
                 // Until there is somebody to ask, the answer is at once that there is no gateway (ruling 30).
                 Verdict::Query | Verdict::Pending => Err(Reason::NoGateway),
                 Verdict::Drop(reason) => Err(reason),
             };
-            let reason = match outcome {
-                Ok(None) => continue,
-                // Its account was opened, and closed with this.
-                Ok(Some(reason)) => reason,
-                Err(reason) => {
-                    self.ledger.dropped(reason);
-                    reason
-                }
-            };
-            self.cells[at].verdict = Verdict::Drop(reason);
-            self.reject(site, tables, now, burst, at, reason);
+            if let Err(reason) = outcome {
+                self.cells[at].verdict = Verdict::Drop(reason);
+                self.ledger.dropped(reason);
+                self.reject(site, tables, now, burst, at, reason);
+            }
         }
     }
 
-    /// Makes what leaves because of a row. The reason, when in the end nothing does.
     fn send_row(
         &mut self,
         site: &Site,
@@ -48,7 +44,7 @@ impl Plane {
         now: Now,
         burst: &mut Burst,
         at: usize,
-    ) -> Result<Option<Reason>, Reason> {
+    ) -> Result<(), Reason> {
         let cell = self.cells[at];
         let (Some(message), Some(original)) = (cell.message, burst.rows[at].frame.take()) else {
             return Err(Reason::Malformed);
@@ -78,32 +74,31 @@ impl Plane {
         let writer = Writer { site, tables, now, cell: &cell, message: &message, from };
         let class = cell.class.unwrap_or(Class::Normal);
         let last = cell.sends - 1;
-        let mut original = Some(original);
-        let (mut leaves, mut failure) = (false, None);
+        let (mut original, mut failure, mut failed) = (Some(original), Reason::Overloaded, 0);
         for (copy, send) in self.sends[cell.first_send..][..cell.sends].iter().enumerate() {
             let frame =
                 if copy == last { original.take() } else { copy_of(original.as_ref(), &mut burst.pool) };
             let Some(mut frame) = frame else {
-                self.ledger.failed(token, Reason::Overloaded);
+                failed += 1;
                 continue;
             };
             match writer.write(&mut frame, &send.hop) {
-                Ok((to, listener)) => {
-                    burst.tx.push(Tx { frame, to, listener, class, token });
-                    leaves = true;
-                }
+                Ok((to, listener)) => burst.tx.push(Tx { frame, to, listener, class, token }),
                 Err(reason) => {
-                    self.ledger.failed(token, reason);
-                    failure = Some(reason);
-                    if copy == last {
-                        burst.rows[at].frame = Some(frame);
-                    } else {
-                        burst.pool.put(frame);
-                    }
+                    (failure, failed) = (reason, failed + 1);
+                    // The last one's is the row's own: the REJECT leaves from it.
+                    if copy == last { burst.rows[at].frame = Some(frame) } else { burst.pool.put(frame) }
                 }
             }
         }
-        Ok(failure.filter(|_| !leaves))
+        if failed == cell.sends {
+            self.ledger.cancel(token);
+            return Err(failure);
+        }
+        for _ in 0..failed {
+            self.ledger.failed(token, failure);
+        }
+        Ok(())
     }
 
     /// ECHOED: the ECHO with another kind, source and destination swapped, without options
@@ -339,9 +334,6 @@ impl Writer<'_> {
 
     fn to_asker(&self, frame: &mut Frame, asker: &Asker) -> Result<(Endpoint, u8), Reason> {
         let is_server = self.tables.peer(asker.from).is_some();
-        if is_server && self.message.header.hop_limit <= 1 {
-            return Err(Reason::HopLimit);
-        }
         let key = asker.key.and_then(|id| self.tables.key_index(id));
         self.rehead(frame, &Change { hops: u8::from(is_server), key, ..Change::default() })?;
         Ok((asker.from, asker.listener))
@@ -373,7 +365,7 @@ impl Writer<'_> {
         let Message { header, options, payload_start, .. } = self.message;
         let priority = if self.cell.sets_priority { flag::PRIORITY } else { 0 };
         let flags = (header.flags & flag::KNOWN) | change.set | priority;
-        let hop_limit = header.hop_limit - change.hops;
+        let hop_limit = header.hop_limit.saturating_sub(change.hops);
         let hop_by_hop = HOP_BY_HOP.iter().any(|option| options.has(*option));
         if matches!(change.add, Add::Nothing) && change.key.is_none() && !hop_by_hop {
             let bytes = frame.bytes_mut();

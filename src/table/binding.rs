@@ -139,7 +139,52 @@ impl Index {
     }
 }
 
+/// How full an index is, and what a lookup costs because of it.
+#[derive(Clone, Copy, PartialEq, Debug, serde::Serialize)]
+pub struct Load {
+    /// Entries in use.
+    pub entries: usize,
+    /// Buckets: cache lines of ten entries each.
+    pub buckets: usize,
+    /// Entries in use of all that there is room for.
+    pub load_factor: f64,
+    /// Buckets that a lookup of what is there reads, on average.
+    pub buckets_a_hit: f64,
+    /// Buckets that a lookup of something unknown reads, on average.
+    pub buckets_a_miss: f64,
+    /// The most buckets that one lookup reads.
+    pub buckets_max: usize,
+}
+
 impl ArchivedIndex {
+    /// How full it is, given the hash and line of every entry.
+    pub fn load(&self, entries: impl Iterator<Item = (u64, usize)>) -> Load {
+        let buckets = self.buckets.len();
+        let spills = || self.buckets.iter().map(|bucket| bucket.spill.to_native() as usize);
+        let (mut count, mut read) = (0, 0);
+        for (hash, line) in entries {
+            let (home, tag) = (home(hash, buckets), tag(hash));
+            let holds = |distance: &usize| {
+                let bucket = &self.buckets[(home + distance) % buckets];
+                bucket
+                    .tags
+                    .iter()
+                    .zip(&bucket.lines)
+                    .any(|found| (found.0.to_native(), found.1.to_native() as usize) == (tag, line))
+            };
+            count += 1;
+            read += 1 + (0..buckets).find(holds).unwrap_or(0);
+        }
+        Load {
+            entries: count,
+            buckets,
+            load_factor: count as f64 / (buckets * WAYS).max(1) as f64,
+            buckets_a_hit: read as f64 / count.max(1) as f64,
+            buckets_a_miss: 1.0 + spills().sum::<usize>() as f64 / buckets.max(1) as f64,
+            buckets_max: 1 + spills().max().unwrap_or(0),
+        }
+    }
+
     /// The seed that the index was filled with.
     pub fn seed(&self) -> u64 {
         self.seed.to_native()
@@ -371,6 +416,33 @@ mod tests {
                 assert!(index.candidates(hash(*key, 1)).any(|found| found == line), "{key}");
             }
         }
+    }
+
+    /// What `tables/README.md` draws.
+    #[test]
+    fn the_layout_is_the_one_that_is_drawn() {
+        use std::mem::offset_of;
+        let line = [
+            offset_of!(ArchivedLine, user),
+            offset_of!(ArchivedLine, addr),
+            offset_of!(ArchivedLine, imsi),
+            offset_of!(ArchivedLine, realm),
+            offset_of!(ArchivedLine, valid_until),
+            offset_of!(ArchivedLine, nat),
+            offset_of!(ArchivedLine, port),
+            offset_of!(ArchivedLine, nat_port),
+            offset_of!(ArchivedLine, device),
+            offset_of!(ArchivedLine, bearers),
+            offset_of!(ArchivedLine, flags),
+        ];
+        assert_eq!(line, [0, 16, 32, 40, 44, 48, 52, 54, 56, 57, 58]);
+        let bucket = [
+            offset_of!(ArchivedBucket, tags),
+            offset_of!(ArchivedBucket, spill),
+            offset_of!(ArchivedBucket, lines),
+        ];
+        assert_eq!(bucket, [0, 20, 24]);
+        assert_eq!((offset_of!(ArchivedIndex, seed), offset_of!(ArchivedIndex, buckets)), (0, 8));
     }
 
     #[test]

@@ -235,6 +235,12 @@ fn compile_groups(rows: &[(PushId, PushId)]) -> (Vec<GroupRow>, Vec<[u8; 16]>) {
 
 /// The rows again, in the image's order.
 pub(super) fn decompile(a: &ArchivedArrays) -> Rib {
+    let users = a.lines.iter().map(|line: &ArchivedLine| line.to_user(&a.nat6)).collect();
+    Rib { users, ..decompile_without_users(a) }
+}
+
+/// As [`decompile`], the users left out: they are most of an image, and can be read where they lie.
+pub(super) fn decompile_without_users(a: &ArchivedArrays) -> Rib {
     let text = |text: &ArchivedText| a.text(text).to_owned();
     let key_id = |index: u32| a.keys.get(index as usize).map(|key| key.id.to_native());
     let ip_len = |octets: [u8; 16], len: u8| (Endpoint::from_octets(octets, 0).ip(), len);
@@ -282,7 +288,7 @@ pub(super) fn decompile(a: &ArchivedArrays) -> Rib {
                 key: key_id(row.key.to_native()),
             })
             .collect(),
-        users: a.lines.iter().map(|line: &ArchivedLine| line.to_user(&a.nat6)).collect(),
+        users: Vec::new(),
         names: a.names.iter().map(|row| (text(&row.name), PushId::from_bytes(row.push_id))).collect(),
         groups: Vec::with_capacity(a.members.len()),
         keys: a

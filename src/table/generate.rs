@@ -34,7 +34,7 @@ impl Generate {
 }
 
 /// Rows written to each table, and bytes to all.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
 pub struct Summary {
     /// `servers.toml`.
     pub servers: u64,
@@ -455,11 +455,12 @@ impl World {
     }
 
     /// Realm and private address: every tenth is IPv6, and they are not in order.
-    fn private(&self, out: &mut Out, realm: u64, number: u64) -> io::Result<()> {
+    fn private(&self, out: &mut impl Write, realm: u64, number: u64) -> io::Result<()> {
         // An odd factor permutes the numbers of `realm_bits` bits.
         let mixed = number.wrapping_mul(0x9E37_79B1) & ((1 << self.realm_bits) - 1);
         if number % 10 == 9 {
-            write!(out, "{realm},[fd00:{realm:x}:0:{:x}::{mixed:x}]:2948,", mixed % 8)
+            let (high, low) = (mixed >> 16, mixed & 0xFFFF);
+            write!(out, "{realm},[fd00:{realm:x}:0:{:x}::{high:x}:{low:x}]:2948,", mixed % 8)
         } else {
             let [_, b, c, d] = (mixed as u32).to_be_bytes();
             write!(out, "{realm},10.{b}.{c}.{d}:2948,")
@@ -535,6 +536,19 @@ mod tests {
             ("expired", count(&|user| user.valid_until.is_some_and(|until| until < 1_700_000_000))),
         ] {
             assert!(found > 100, "{kind}: {found}");
+        }
+    }
+
+    #[test]
+    fn the_largest_operator_has_addresses_for_all() {
+        let world = World::new(&Generate { users: Generate::USERS_MAX, seed: 0 });
+        assert!(world.realms << world.realm_bits > Generate::USERS_MAX + Generate::USERS_MAX / 5);
+        for number in (0..1 << world.realm_bits).step_by(99_991) {
+            let mut text = Vec::new();
+            world.private(&mut text, world.realms - 1, number).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            let address: Vec<_> = text.split(',').collect();
+            address[1].parse::<crate::id::Endpoint>().unwrap();
         }
     }
 

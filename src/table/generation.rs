@@ -2,6 +2,7 @@
 //! (key schedules, addresses of peers, rates).
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -20,7 +21,7 @@ pub struct Tables {
     image: Image,
     generation: u64,
     own: Option<u32>,
-    /// Servers by address. Seeded at random: the addresses looked up are chosen by senders.
+    /// Other servers by address. Seeded at random: the addresses looked up are chosen by senders.
     peers: HashMap<Endpoint, u32, RandomState>,
     /// As the image's keys.
     keys: Vec<MacKey>,
@@ -52,7 +53,11 @@ impl Tables {
         let a = image.arrays();
         let own =
             (0..).zip(a.servers.iter()).find(|(_, row)| a.text(&row.name) == own_name).map(|(at, _)| at);
-        let peers = (0..).zip(a.servers.iter()).map(|(at, row)| (Endpoint::from(&row.address), at)).collect();
+        let peers = (0..)
+            .zip(a.servers.iter())
+            .filter(|(at, _)| Some(*at) != own)
+            .map(|(at, row)| (Endpoint::from(&row.address), at))
+            .collect();
         let keys = a.keys.iter().map(|row| MacKey::new(row.value)).collect();
         let user_keys = (0..)
             .zip(a.keys.iter())
@@ -107,7 +112,7 @@ impl Tables {
         a.tries.lookup(a.prefix_root.to_native(), id.0)
     }
 
-    /// The server that sends from this address.
+    /// The other server that sends from this address.
     #[inline]
     pub fn peer(&self, from: Endpoint) -> Option<u32> {
         self.peers.get(&from).copied()
@@ -176,6 +181,22 @@ impl Tables {
         GatewayView { tables: self, row: &self.arrays().gateways[gateway as usize] }
     }
 
+    /// Bytes that this generation takes in memory: the image and what is made of it at load time.
+    pub fn bytes(&self) -> usize {
+        // A hash map has a byte of control beside each place, and an eighth of the places is free.
+        const fn map<K, V>(capacity: usize) -> usize {
+            capacity * 8 / 7 * (size_of::<(K, V)>() + 1)
+        }
+        size_of::<Self>()
+            + self.image.bytes().len()
+            + self.keys.capacity() * size_of::<MacKey>()
+            + self.rates.capacity() * size_of::<Option<Arc<Rate>>>()
+            + self.rates.iter().flatten().count() * size_of::<Rate>()
+            + map::<Endpoint, u32>(self.peers.capacity())
+            + map::<PushId, u32>(self.user_keys.capacity())
+            + map::<u32, u32>(self.key_ids.capacity() + self.apps.capacity())
+    }
+
     /// Rows of each table, for `pushplane_table_entries`.
     pub fn entries(&self) -> [(&'static str, usize); 8] {
         let a = self.arrays();
@@ -217,6 +238,13 @@ impl<'a> AppView<'a> {
         let row = self.row();
         let root = if from.is_ipv4() { row.root_v4 } else { row.root_v6 };
         self.tables.arrays().tries.lookup(root.to_native(), compile::trie_key(from.ip())).is_some()
+    }
+
+    /// The prefixes of addresses that may push for it, if it has [`Self::has_sources`].
+    pub fn sources(&self) -> impl Iterator<Item = (IpAddr, u8)> + 'a {
+        let index = self.index;
+        let rows = self.tables.arrays().sources.iter().filter(move |row| row.owner.to_native() == index);
+        rows.map(|row| (Endpoint::from_octets(row.octets, 0).ip(), row.len))
     }
 
     /// How its messages leave.

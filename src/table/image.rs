@@ -21,11 +21,11 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::binding::{ArchivedIndex, ArchivedLine, Index, Line};
+use super::binding::{self, ArchivedIndex, ArchivedLine, Index, Line, Load};
 use super::compile;
 use super::lpm::Tries;
 use super::memory::Region;
-use super::rib::Rib;
+use super::rib::{Rib, User};
 use super::validate;
 use crate::id::{Endpoint, PushId};
 
@@ -242,6 +242,10 @@ pub struct Sizes {
     pub image_bytes: usize,
     /// Terminals.
     pub terminals: usize,
+    /// The index from a user to its terminals.
+    pub users: Load,
+    /// The index from a private address to its terminal.
+    pub owners: Load,
 }
 
 impl Image {
@@ -351,12 +355,42 @@ impl Image {
         compile::decompile(self.arrays())
     }
 
+    /// As [`Image::to_rib`] without the users, which are most of an image: read those with
+    /// [`Image::user`].
+    pub fn to_rib_without_users(&self) -> Rib {
+        compile::decompile_without_users(self.arrays())
+    }
+
+    /// The row of `users.csv` at this place, in the order of user and device.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn user(&self, at: usize) -> User {
+        let a = self.arrays();
+        a.lines[at].to_user(&a.nat6)
+    }
+
+    /// The names of the servers, in the order of `servers.toml`.
+    pub fn server_names(&self) -> impl ExactSizeIterator<Item = &str> {
+        let a = self.arrays();
+        a.servers.iter().map(|row| a.text(&row.name))
+    }
+
     /// What takes how much.
     pub fn sizes(&self) -> Sizes {
         let a = self.arrays();
         fn row<T>(name: &'static str, array: &[T]) -> (&'static str, usize, usize) {
             (name, array.len(), size_of_val(array))
         }
+        let lines = || a.lines.iter().enumerate();
+        let is_first = |at: usize| at == 0 || a.lines[at - 1].user() != a.lines[at].user();
+        let users = lines()
+            .filter(|(at, _)| is_first(*at))
+            .map(|(at, line)| (binding::hash(line.user().0, a.users.seed()), at));
+        let owners = lines().filter_map(|(at, line)| {
+            let key = binding::owner_key(line.realm(), line.private()?.octets());
+            Some((binding::hash(key, a.owners.seed()), at))
+        });
         Sizes {
             arrays: vec![
                 row("lines", &a.lines),
@@ -378,6 +412,8 @@ impl Image {
             ],
             image_bytes: self.bytes().len(),
             terminals: a.lines.len(),
+            users: a.users.load(users),
+            owners: a.owners.load(owners),
         }
     }
 }
@@ -469,5 +505,42 @@ impl ArchivedArrays {
     pub fn name(&self, name: &str) -> Option<PushId> {
         let at = self.names.binary_search_by(|row| self.text(&row.name).cmp(name)).ok()?;
         Some(PushId::from_bytes(self.names[at].push_id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    /// What `tables/README.md` draws.
+    #[test]
+    fn the_layout_is_the_one_that_is_drawn() {
+        macro_rules! held {
+            ($($row:ident $bytes:literal: $($field:ident $at:literal)+;)+) => {$(
+                assert_eq!(size_of::<$row>(), $bytes, stringify!($row));
+                $(assert_eq!(offset_of!($row, $field), $at, "{}.{}", stringify!($row), stringify!($field));)+
+            )+};
+        }
+        held! {
+            ArchivedText 8: start 0 len 4;
+            ArchivedAddress 18: octets 0 port 16;
+            ArchivedServerRow 32: name 0 address 8 key 28;
+            ArchivedPrefixRow 16: bits 0 server 8 len 12;
+            ArchivedGatewayRow 76: name 0 address 8 source_v4 26 source_v6 44 tunnel_id 64 mac 68 tunnel 74;
+            ArchivedSegmentRow 28: octets 0 owner 16 gateway 20 len 24;
+            ArchivedRealmRow 12: realm 0 root_v4 4 root_v6 8;
+            ArchivedAppRow 32: id 0 name 4 rate 12 key 16 root_v4 20 root_v6 24 rule 28 flags 29;
+            ArchivedNameRow 24: name 0 push_id 8;
+            ArchivedGroupRow 24: group 0 first 16 count 20;
+            ArchivedKeyRow 36: id 0 value 4 user 20;
+            ArchivedArrays 312: lines 0 users 16 owners 40 text 64 servers 80 prefixes 96 prefix_root 112
+                gateways 120 segments 136 realms 152 apps 168 sources 184 tries 200 nat6 232 names 248
+                groups 264 members 280 keys 296;
+        }
+        let image = Image::build(&Rib::default()).unwrap();
+        let root = std::ptr::from_ref(image.arrays()).addr() - image.bytes().as_ptr().addr();
+        assert_eq!(root, image.bytes().len() - 312, "the table of arrays is the file's end");
     }
 }

@@ -1,26 +1,28 @@
 //! Publishing: one writer swaps a pointer, readers enter once a burst, and the old value is freed when
 //! every reader has left. No lock, no reference count a datagram, no epoch collector.
 //!
-//! Costs a reader one sequentially consistent store and two loads a burst, whatever the burst's size;
+//! Costs a reader two stores, a fence and a load a burst, whatever the burst's size;
 //! the writer, at each look, one load a reader. A reader that stays inside keeps one old value alive
 //! and delays nobody.
 //!
 //! # Why a value is never freed under a reader
 //!
-//! A reader's slot counts its steps: odd inside, even outside. `enter` makes it odd, then loads the
-//! pointer; both are sequentially consistent. The writer swaps the pointer, then reads all slots (its
-//! snapshot). Take a reader and a swap from A to B; after its last step before the snapshot the reader is
-//! in one of three places:
+//! A reader's slot counts its steps: odd inside, even outside. `enter` makes it odd, then, behind a
+//! sequentially consistent fence, loads the pointer. The writer swaps the pointer, then, behind a fence
+//! of its own, reads all slots (its snapshot). Take a reader and a swap from A to B; what the snapshot
+//! shows of the reader is one of three things:
 //!
-//! 1. It had entered before the snapshot was read and is still inside: the slot is odd in the snapshot.
-//!    A stays until the slot shows another number.
-//! 2. It was outside (the slot is even in the snapshot): in the one order of all sequentially consistent
-//!    steps, its next `enter` comes after the snapshot and so after the swap. It loads B or later.
-//! 3. It had left and entered again between swap and snapshot: the slot is odd, and A is kept longer than
-//!    needed. Nothing worse.
+//! 1. The odd number of a visit that is going on: A stays until the slot shows another number. The
+//!    reader leaves with a Release store, the writer looks with an Acquire load: it frees A after all
+//!    that the reader did with it.
+//! 2. The even number before its next visit: the writer's fence came first in the one order of all such
+//!    fences (else the snapshot would show the visit), so the load behind the reader's fence finds B or
+//!    later.
+//! 3. The odd number of a visit that began after the swap: A is kept longer than needed. Nothing worse.
 //!
 //! Later steps of the reader only make the number differ from the snapshot, and a reader that has moved
-//! on loads the pointer anew: it cannot come back to A. Numbers do not wrap: 2^64 bursts.
+//! on loads the pointer anew: it cannot come back to A. Numbers do not wrap: 2^64 bursts. `tests/loom.rs`
+//! tries the interleavings.
 
 #![expect(unsafe_code, reason = "turns the published pointer into a reference while a reader is inside")]
 
@@ -29,7 +31,7 @@ use std::ops::Deref;
 
 use crossbeam::utils::CachePadded;
 
-use crate::sync::{Arc, AtomicPtr, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicPtr, AtomicU64, Ordering, fence};
 
 struct Shared<T> {
     current: AtomicPtr<T>,
@@ -41,7 +43,7 @@ impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
         // SAFETY: the last handle is gone, so no reader is inside; the pointer came from a Box and is
         // owned by `current` alone (a retired value is owned by the writer).
-        drop(unsafe { Box::from_raw(self.current.load(Ordering::SeqCst)) });
+        drop(unsafe { Box::from_raw(self.current.load(Ordering::Acquire)) });
     }
 }
 
@@ -87,11 +89,12 @@ impl<T: Send + Sync> Publisher<T> {
     /// Makes `value` what every reader sees from its next burst on.
     pub fn publish(&mut self, value: T) {
         let new = Box::into_raw(Box::new(value));
-        let old = self.shared.current.swap(new, Ordering::SeqCst);
+        let old = self.shared.current.swap(new, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
         // SAFETY: the pointer came from a Box in `publish` and is no longer reachable but by readers
         // that are inside; it is dropped only by `reclaim`.
         let value = unsafe { Box::from_raw(old) };
-        let snapshot = self.shared.slots.iter().map(|slot| slot.load(Ordering::SeqCst)).collect();
+        let snapshot = self.shared.slots.iter().map(|slot| slot.load(Ordering::Acquire)).collect();
         self.retired.push(Retired { value, snapshot });
         self.reclaim();
     }
@@ -101,7 +104,7 @@ impl<T: Send + Sync> Publisher<T> {
         let slots = &self.shared.slots;
         self.retired.retain(|retired| {
             let inside = |(slot, seen): (&CachePadded<AtomicU64>, &u64)| {
-                seen % 2 == 1 && slot.load(Ordering::SeqCst) == *seen
+                seen % 2 == 1 && slot.load(Ordering::Acquire) == *seen
             };
             slots.iter().zip(&retired.snapshot).any(inside)
         });
@@ -111,7 +114,7 @@ impl<T: Send + Sync> Publisher<T> {
     /// The value that is published now.
     pub fn current(&self) -> &T {
         // SAFETY: only `publish`, which needs `&mut self`, can retire it.
-        unsafe { &*self.shared.current.load(Ordering::SeqCst) }
+        unsafe { &*self.shared.current.load(Ordering::Acquire) }
     }
 }
 
@@ -120,7 +123,7 @@ impl<T> Drop for Publisher<T> {
         // A reader may still be inside an old value, and nobody would wait for it any more: leak.
         for retired in self.retired.drain(..) {
             let slots = self.shared.slots.iter().zip(&retired.snapshot);
-            if slots.into_iter().any(|(slot, seen)| seen % 2 == 1 && slot.load(Ordering::SeqCst) == *seen) {
+            if slots.into_iter().any(|(slot, seen)| seen % 2 == 1 && slot.load(Ordering::Acquire) == *seen) {
                 std::mem::forget(retired.value);
             }
         }
@@ -132,8 +135,9 @@ impl<T: Send + Sync> Reader<T> {
     #[inline]
     pub fn enter(&mut self) -> Guard<'_, T> {
         let slot = &*self.shared.slots[self.slot];
-        slot.store(self.steps + 1, Ordering::SeqCst);
-        let value = self.shared.current.load(Ordering::SeqCst);
+        slot.store(self.steps + 1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let value = self.shared.current.load(Ordering::Acquire);
         self.steps += 2;
         // SAFETY: the slot is odd since before the load; see the module's proof.
         Guard { value: unsafe { &*value }, slot, left: self.steps }
@@ -152,11 +156,11 @@ impl<T> Deref for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.slot.store(self.left, Ordering::SeqCst);
+        self.slot.store(self.left, Ordering::Release);
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pushplane_loom)))]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, AtomicUsize};

@@ -37,7 +37,7 @@ impl Rate {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(pushplane_loom)))]
 mod tests {
     use super::*;
 

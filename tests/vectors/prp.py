@@ -579,7 +579,7 @@ def main():
         folder = Path(sys.argv[2])
         folder.mkdir(parents=True, exist_ok=True)
         for title, datagram, _ in ROWS:
-            (folder / title).write_bytes(datagram)
+            (folder / title).write_bytes(bytes.fromhex(datagram))
         print(f"{len(ROWS)} datagrams in {folder}")
         return
     cmac_rows = []

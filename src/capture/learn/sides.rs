@@ -37,6 +37,8 @@ struct Evidence {
     outer_from: Option<IpAddr>,
     from: Side,
     to: Side,
+    /// Its first packet between two hosts: these in order, when, and which seems to be the client.
+    first: Option<((IpAddr, IpAddr), u64, Option<IpAddr>)>,
     serial: usize,
 }
 
@@ -107,15 +109,14 @@ impl Side {
     }
 }
 
-/// See [`Sides::talks`].
+/// Of two hosts in order: when a tunnel first carried a packet between them, and which of them then
+/// seemed to be the client.
 type Talks = HashMap<(IpAddr, IpAddr), (u64, Option<IpAddr>)>;
 
 /// What all tunnels carried.
 #[derive(Default)]
 pub(super) struct Sides {
     tunnels: HashMap<(IpAddr, u32), Evidence>,
-    /// Of two hosts in order: when they first spoke, and which of them seems to be the client.
-    talks: Talks,
 }
 
 impl Sides {
@@ -130,11 +131,8 @@ impl Sides {
         }
         if is_host(gpdu.to) {
             evidence.to.add(gpdu.to, gpdu.port);
-            let talk = (gpdu.time_ns, client(gpdu));
-            let first = self.talks.entry((gpdu.from.min(gpdu.to), gpdu.from.max(gpdu.to))).or_insert(talk);
-            if talk.0 < first.0 {
-                *first = talk;
-            }
+            let pair = (gpdu.from.min(gpdu.to), gpdu.from.max(gpdu.to));
+            evidence.first.get_or_insert((pair, gpdu.time_ns, client(gpdu)));
         }
     }
 
@@ -148,7 +146,7 @@ impl Sides {
     ) {
         let mut tunnels: Vec<_> = self.tunnels.into_iter().collect();
         tunnels.sort_by_key(|(_, evidence)| evidence.serial);
-        let ways = ways(&tunnels, &self.talks, contexts, terminals, findings, private);
+        let ways = ways(&tunnels, contexts, terminals, findings, private);
         for ((end, evidence), way) in tunnels.iter().zip(ways) {
             let Some(way) = way else {
                 findings.note(
@@ -214,7 +212,6 @@ fn by_counts(evidence: &Evidence, name: impl FnOnce() -> String, findings: &mut 
 /// Which way each tunnel carries, by the first rule that decides it.
 fn ways(
     tunnels: &[((IpAddr, u32), Evidence)],
-    talks: &Talks,
     contexts: &Contexts,
     terminals: &Terminals,
     findings: &mut Findings,
@@ -233,12 +230,19 @@ fn ways(
         }
         ways.push(way);
     }
+    let mut talks = Talks::new();
+    for (pair, time_ns, client) in tunnels.iter().filter_map(|(_, evidence)| evidence.first) {
+        let first = talks.entry(pair).or_insert((time_ns, client));
+        if time_ns < first.0 {
+            *first = (time_ns, client);
+        }
+    }
     for ((_, evidence), way) in tunnels.iter().zip(&mut ways) {
         let only = |test: &dyn Fn(IpAddr) -> bool| one_of(evidence.from.any(test), evidence.to.any(test));
         *way = way
             .or_else(|| only(&|ip| known.contains(&stable(ip))))
             .or_else(|| only(&private))
-            .or_else(|| by_talk(evidence, talks));
+            .or_else(|| by_talk(evidence, &talks));
     }
     let (mut gateways, mut others) = (HashSet::new(), HashSet::new());
     for ((end, evidence), way) in tunnels.iter().zip(&ways) {

@@ -1,1 +1,343 @@
+use super::*;
+use crate::capture::CaptureWriter;
+use crate::id::{Imsi, PushId};
 
+const GGSN: &str = "10.9.0.2";
+const SGSN: &str = "10.9.0.1";
+const ANN: &str = "460001234567890";
+const BOB: &str = "460001234567891";
+
+/// A capture under construction.
+struct Scene {
+    writer: CaptureWriter<Vec<u8>>,
+    time_ns: u64,
+    sequence: u16,
+}
+
+fn at(ip: &str, port: u16) -> Endpoint {
+    Endpoint::new(ip.parse().unwrap(), port)
+}
+
+fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
+    [&[kind], &(value.len() as u16).to_be_bytes()[..], value].concat()
+}
+
+fn word(kind: u8, value: u32) -> Vec<u8> {
+    [&[kind][..], &value.to_be_bytes()].concat()
+}
+
+fn gsn(ip: &str) -> Vec<u8> {
+    match ip.parse().unwrap() {
+        IpAddr::V4(v4) => tlv(133, &v4.octets()),
+        IpAddr::V6(v6) => tlv(133, &v6.octets()),
+    }
+}
+
+fn end_user(ip: &str) -> Vec<u8> {
+    match ip.parse().unwrap() {
+        IpAddr::V4(v4) => tlv(128, &[&[0xF1, 0x21][..], &v4.octets()].concat()),
+        IpAddr::V6(v6) => tlv(128, &[&[0xF1, 0x57][..], &v6.octets()].concat()),
+    }
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self { writer: CaptureWriter::new(Vec::new()).unwrap(), time_ns: 1_000, sequence: 0 }
+    }
+
+    fn send(&mut self, from: Endpoint, to: Endpoint, payload: &[u8]) {
+        self.time_ns += 1_000;
+        self.writer.write(self.time_ns, from, to, payload).unwrap();
+    }
+
+    fn message(&mut self, from: &str, to: &str, kind: u8, teid: u32, elements: &[Vec<u8>]) {
+        let body = elements.concat();
+        let mut message = vec![0x32, kind];
+        message.extend((body.len() as u16 + 4).to_be_bytes());
+        message.extend(teid.to_be_bytes());
+        message.extend(self.sequence.to_be_bytes());
+        message.extend([0, 0]);
+        message.extend(body);
+        self.send(at(from, 2123), at(to, 2123), &message);
+    }
+
+    /// Request and response; TEIDs are `teid` at the GGSN and `teid + 1` at the SGSN.
+    fn create(&mut self, ggsn: &str, imsi: &str, apn: &str, address: &str, teid: u32) {
+        self.sequence += 1;
+        let imsi: Imsi = imsi.parse().unwrap();
+        let apn = [&[apn.len() as u8], apn.as_bytes()].concat();
+        let request = [
+            [&[2][..], &imsi.to_tbcd()].concat(),
+            word(16, teid + 1),
+            word(17, teid + 1),
+            vec![20, 5],
+            tlv(128, &[0xF1, 0x21]),
+            tlv(131, &apn),
+            gsn(SGSN),
+            gsn(SGSN),
+            tlv(134, &[0x91, 0x64, imsi.to_tbcd()[6], imsi.to_tbcd()[7]]),
+        ];
+        self.message(SGSN, ggsn, 16, 0, &request);
+        let response =
+            [vec![1, 128], word(16, teid), word(17, teid), end_user(address), gsn(ggsn), gsn(ggsn)];
+        self.message(ggsn, SGSN, 17, teid + 1, &response);
+    }
+
+    fn delete(&mut self, ggsn: &str, teid: u32) {
+        self.sequence += 1;
+        self.message(SGSN, ggsn, 20, teid, &[vec![19, 0xFF], vec![20, 5]]);
+        self.message(ggsn, SGSN, 21, teid + 1, &[vec![1, 128]]);
+    }
+
+    /// A G-PDU with a UDP datagram.
+    fn gpdu(&mut self, outer: (&str, &str), teid: u32, from: Endpoint, to: Endpoint) {
+        let mut inner = Vec::new();
+        let builder = match (from.ip(), to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                etherparse::PacketBuilder::ipv4(from.octets(), to.octets(), 9)
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                etherparse::PacketBuilder::ipv6(from.octets(), to.octets(), 9)
+            }
+            _ => panic!("two families"),
+        };
+        builder.udp(from.port(), to.port()).write(&mut inner, b"payload").unwrap();
+        let mut header = [0; 8];
+        gtp::write_gpdu_header(&mut header, teid, inner.len() as u16);
+        self.send(at(outer.0, 2152), at(outer.1, 2152), &[&header[..], &inner].concat());
+    }
+
+    fn learn(self, options: LearnOptions) -> (Rib, Report) {
+        let mut learner = Learner::new(options);
+        let file = self.writer.finish().unwrap();
+        learner.take("scene", Reader::new(&file[..]).unwrap());
+        let (rib, report) = learner.finish();
+        let dir = tempfile::tempdir().unwrap();
+        write_sources(dir.path(), &rib).unwrap();
+        let loaded = crate::table::source::load(dir.path()).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(loaded.rib, rib);
+        (rib, report)
+    }
+}
+
+/// Push ID's kind, device, realm, private address.
+fn rows(rib: &Rib) -> Vec<(String, u8, u32, String)> {
+    let row = |user: &crate::table::rib::User| {
+        let imsi = user.imsi.map(|imsi| imsi.to_string()).unwrap_or_default();
+        (imsi, user.device, user.realm, user.private.map(|p| p.to_string()).unwrap_or_default())
+    };
+    rib.users.iter().map(row).collect()
+}
+
+fn found(report: &Report, what: &str) -> u64 {
+    report.findings.iter().filter(|finding| finding.what.contains(what)).map(|finding| finding.count).sum()
+}
+
+#[test]
+fn an_address_that_changes_hands_is_the_last_owners() {
+    let mut scene = Scene::new();
+    scene.create(GGSN, ANN, "internet", "10.1.0.1", 0x100);
+    scene.delete(GGSN, 0x100);
+    scene.create(GGSN, BOB, "internet", "10.1.0.1", 0x200);
+    let (rib, report) = scene.learn(LearnOptions::default());
+    let none = String::new();
+    assert_eq!(rows(&rib), [(ANN.into(), 0, 0, none), (BOB.into(), 0, 0, "10.1.0.1:17400".into())]);
+    assert_eq!(found(&report, "went from one subscriber to another"), 1);
+    assert_eq!((report.control.created, report.control.deleted), (2, 1));
+    assert_eq!((report.users.without_address, report.users.ended, report.users.total), (1, 0, 2));
+    assert_eq!(rib.names.len(), 2);
+    assert_eq!(rib.users[1].push_id, "01460001234567891000000034567891".parse::<PushId>().unwrap());
+}
+
+#[test]
+fn an_address_of_two_at_once_is_a_contradiction() {
+    let mut scene = Scene::new();
+    scene.create(GGSN, ANN, "internet", "10.1.0.1", 0x100);
+    scene.create(GGSN, BOB, "internet", "10.1.0.1", 0x200);
+    let (_, report) = scene.learn(LearnOptions::default());
+    assert_eq!(found(&report, "while another still had them"), 1);
+    assert!(report.to_string().contains(&format!("10.1.0.1 behind 10.9.0.2: {ANN}, then {BOB}")));
+}
+
+#[test]
+fn the_same_address_behind_two_gateways_or_apns_is_two() {
+    let mut scene = Scene::new();
+    scene.create(GGSN, ANN, "internet", "10.1.0.1", 0x100);
+    scene.create("10.9.0.3", BOB, "internet", "10.1.0.1", 0x200);
+    scene.create(GGSN, "460001234567892", "company", "10.1.0.1", 0x300);
+    scene.create(GGSN, "460001234567893", "company", "10.1.0.7", 0x400);
+    let (rib, report) = scene.learn(LearnOptions::default());
+    let realms: Vec<u32> = rows(&rib).iter().map(|row| row.2).collect();
+    assert_eq!(realms, [0, 1, 2, 2]);
+    assert_eq!((rib.gateways.len(), rib.segments.len(), report.realms), (2, 3, 3));
+    assert_eq!(found(&report, "behind more than one gateway"), 2);
+    // A replay finds the right one by the gateway.
+    let owners = super::super::push::Owners::new(&rib);
+    let layer = tunnel::Layer { form: Form::Gtpu(1), from: at("10.9.0.3", 2152), to: at(SGSN, 2152) };
+    let address = "10.1.0.1".parse().unwrap();
+    assert_eq!(owners.owner(address, Some(&layer)), Some(rib.users[1].push_id));
+    assert_eq!(owners.owner(address, None), Some(rib.users[0].push_id));
+}
+
+#[test]
+fn two_gateways_in_one_24_get_host_segments() {
+    let mut scene = Scene::new();
+    scene.create(GGSN, ANN, "internet", "10.1.0.1", 0x100);
+    scene.create("10.9.0.3", BOB, "internet", "10.1.0.2", 0x200);
+    scene.create("10.9.0.3", BOB, "internet", "10.2.0.2", 0x300);
+    let (rib, _) = scene.learn(LearnOptions::default());
+    let segments: Vec<String> = rib
+        .segments
+        .iter()
+        .map(|segment| format!("{}/{} {}", segment.ip, segment.len, segment.gateway))
+        .collect();
+    assert_eq!(segments, ["10.1.0.1/32 0", "10.1.0.2/32 1", "10.2.0.0/24 1"]);
+    // Bob's two addresses are two terminals.
+    assert_eq!((rows(&rib)[1].1, rows(&rib)[2].1), (0, 1));
+}
+
+#[test]
+fn an_update_moves_the_downlink_and_the_port_is_the_one_sent_to() {
+    let mut scene = Scene::new();
+    scene.create(GGSN, ANN, "internet", "10.1.0.1", 0x100);
+    scene.sequence += 1;
+    let other = "10.9.0.9";
+    let moved = [word(16, 0x555), word(17, 0x556), vec![20, 5], gsn(other), gsn(other)];
+    scene.message(other, GGSN, 18, 0x100, &moved);
+    scene.message(GGSN, other, 19, 0x556, &[vec![1, 128], word(16, 0x101)]);
+    scene.gpdu((GGSN, other), 0x555, at("203.0.113.1", 80), at("10.1.0.1", 2948));
+    scene.gpdu((other, GGSN), 0x101, at("10.1.0.1", 2948), at("203.0.113.1", 80));
+    scene.gpdu((GGSN, other), 0x555, at("203.0.113.1", 80), at("10.1.0.66", 2948));
+    // The new SGSN may delete by the same control TEID.
+    scene.sequence += 1;
+    scene.message(other, GGSN, 20, 0x100, &[vec![20, 5]]);
+    scene.message(GGSN, other, 21, 0x556, &[vec![1, 128]]);
+    let (rib, report) = scene.learn(LearnOptions::default());
+    assert_eq!(rows(&rib), [(ANN.into(), 0, 0, "10.1.0.1:2948".into())]);
+    assert_eq!((report.control.updated, report.control.deleted, report.users.ended), (1, 1, 1));
+    assert_eq!(found(&report, "not that of their context"), 1);
+}
+
+#[test]
+fn refused_unanswered_and_foreign_messages_are_counted() {
+    let mut scene = Scene::new();
+    scene.create(GGSN, ANN, "internet", "10.1.0.1", 0x100);
+    scene.sequence += 1;
+    scene.message(SGSN, GGSN, 20, 0x100, &[vec![20, 5]]);
+    scene.message(GGSN, SGSN, 21, 0x101, &[vec![1, 192]]);
+    scene.sequence += 1;
+    scene.message(SGSN, GGSN, 20, 0x100, &[vec![20, 5]]);
+    scene.sequence += 1;
+    scene.message(GGSN, SGSN, 17, 0x101, &[vec![1, 128]]);
+    scene.message(GGSN, SGSN, 1, 0, &[]);
+    scene.send(at(GGSN, 2123), at(SGSN, 2123), &[0x48, 1, 0, 4, 0, 0, 0, 0]);
+    scene.send(at(GGSN, 2123), at(SGSN, 2123), &[0x32, 1]);
+    scene.send(at(GGSN, 3386), at(SGSN, 3386), &[0x1E, 1]);
+    let (rib, report) = scene.learn(LearnOptions::default());
+    let control = &report.control;
+    assert_eq!((control.refused, control.unanswered, control.unasked, control.other), (1, 1, 1, 1));
+    assert_eq!((control.version_0, control.version_2, control.malformed), (1, 1, 1));
+    assert_eq!((rib.users.len(), report.users.ended), (1, 0));
+}
+
+#[test]
+fn a_terminal_may_use_all_of_its_prefix() {
+    let mut scene = Scene::new();
+    scene.create(GGSN, ANN, "internet", "2001:db8:1:2::1", 0x100);
+    scene.gpdu((GGSN, SGSN), 0x101, at("2001:db8::9", 80), at("2001:db8:1:2:aaaa::7", 5060));
+    scene.gpdu((SGSN, GGSN), 0x100, at("fe80::1", 80), at("ff02::2", 5060));
+    let (rib, report) = scene.learn(LearnOptions::default());
+    let addresses: Vec<String> = rows(&rib).into_iter().map(|row| row.3).collect();
+    assert_eq!(addresses, ["[2001:db8:1:2::1]:17400", "[2001:db8:1:2:aaaa::7]:5060"]);
+    assert_eq!((rib.segments.len(), report.findings.len()), (1, 0));
+}
+
+#[test]
+fn sides_of_tunnels_without_control() {
+    let mut scene = Scene::new();
+    // One public host that talks to two: the constant one is the terminal.
+    scene.gpdu((SGSN, GGSN), 1, at("198.51.100.7", 5000), at("203.0.113.1", 6000));
+    scene.gpdu((SGSN, GGSN), 1, at("198.51.100.7", 5000), at("203.0.113.2", 6000));
+    // Its downlink is known by the address.
+    scene.gpdu((GGSN, SGSN), 2, at("203.0.113.1", 6000), at("198.51.100.7", 5000));
+    // Private against public, by RFC 6598.
+    scene.gpdu((GGSN, SGSN), 3, at("203.0.113.1", 7), at("100.64.0.1", 7));
+    // Both public, one at a service's port.
+    scene.gpdu(("10.9.0.3", SGSN), 4, at("203.0.113.1", 53), at("198.51.100.9", 5353));
+    // Nothing tells but the nodes.
+    scene.gpdu((SGSN, GGSN), 5, at("203.0.113.8", 5000), at("203.0.113.9", 5000));
+    // Nothing tells at all.
+    scene.gpdu(("10.9.0.7", "10.9.0.8"), 6, at("203.0.113.18", 5000), at("203.0.113.19", 5000));
+    let (rib, report) = scene.learn(LearnOptions::default());
+    let gateway = |user: &crate::table::rib::User| {
+        let IpAddr::V4(private) = user.private.unwrap().ip() else { panic!("{user:?}") };
+        let within = |segment: &&crate::table::rib::Segment| match segment.ip {
+            IpAddr::V4(net) => (net.to_bits() ^ private.to_bits()) >> (32 - segment.len) == 0,
+            IpAddr::V6(_) => false,
+        };
+        rib.gateways[rib.segments.iter().find(within).unwrap().gateway as usize].name.clone()
+    };
+    let mut names: Vec<(String, String)> =
+        rib.users.iter().map(|user| (user.private.unwrap().to_string(), gateway(user))).collect();
+    names.sort();
+    let names: Vec<(&str, &str)> = names.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    assert_eq!(
+        names,
+        [
+            ("100.64.0.1:7", "gateway-10.9.0.2"),
+            ("198.51.100.7:5000", "gateway-10.9.0.2"),
+            ("198.51.100.9:5353", "gateway-10.9.0.3"),
+            ("203.0.113.8:17400", "gateway-10.9.0.2"),
+        ],
+    );
+    assert_eq!(found(&report, "neither side is surely"), 1);
+}
+
+#[test]
+fn vxlan_and_plain_and_given_segments() {
+    let mut scene = Scene::new();
+    let mut inner = vec![8, 0, 0, 0, 0, 0, 100, 0];
+    etherparse::PacketBuilder::ethernet2([2; 6], [3; 6])
+        .ipv4([203, 0, 113, 1], [10, 1, 0, 1], 9)
+        .udp(80, 2948)
+        .write(&mut inner, b"x")
+        .unwrap();
+    scene.send(at("10.255.0.254", 5555), at("10.255.0.1", 4789), &inner);
+    scene.send(at("203.0.113.1", 80), at("10.1.0.1", 9), b"the same terminal without the tunnel");
+    scene.send(at("203.0.113.1", 80), at("203.0.113.77", 9), b"under a prefix that is given");
+    scene.send(at("203.0.113.1", 80), at("203.0.114.77", 9), b"public");
+    scene.send(at("203.0.113.1", 80), at("224.0.0.251", 5353), b"multicast");
+    scene.send(at("203.0.113.1", 17_400), at("10.1.0.2", 9), &[0x11; 60]);
+    let options = LearnOptions {
+        segments: vec![("203.0.113.0".parse().unwrap(), 24), ("224.0.0.0".parse().unwrap(), 4)],
+        tunnel: Tunnel::Gtpu { teid: 7 },
+        source_v4: Some(at("10.255.0.254", 17_400)),
+        ..LearnOptions::default()
+    };
+    let (rib, report) = scene.learn(options);
+    let addresses: Vec<String> = rows(&rib).into_iter().map(|row| row.3).collect();
+    assert_eq!(addresses, ["10.1.0.1:2948", "203.0.113.77:9"]);
+    assert_eq!((report.users.vxlan, report.users.plain, report.prp), (1, 1, 1));
+    assert_eq!(found(&report, "in a tunnel and without"), 1);
+    let names: Vec<&str> = rib.gateways.iter().map(|gateway| gateway.name.as_str()).collect();
+    assert_eq!(names, ["gateway-10.255.0.1", "direct"]);
+    assert_eq!(rib.gateways[0].address, at("10.255.0.1", 2152));
+    assert!(rib.gateways[0].source_v4.is_some() && rib.gateways[1].source_v4.is_none());
+}
+
+#[test]
+fn private_addresses() {
+    let private = |ip: &str| is_private(ip.parse().unwrap(), &[("8.0.0.0".parse().unwrap(), 7)]);
+    for ip in ["10.1.2.3", "172.31.0.1", "192.168.0.1", "100.127.0.1", "127.0.0.1", "169.254.1.1", "9.9.9.9"]
+    {
+        assert!(private(ip), "{ip}");
+    }
+    for ip in ["fd00::1", "fc00::1", "fe80::1", "::1"] {
+        assert!(private(ip), "{ip}");
+    }
+    for ip in
+        ["172.32.0.1", "100.128.0.1", "11.0.0.1", "0.0.0.0", "255.255.255.255", "ff02::1", "2001:db8::1"]
+    {
+        assert!(!private(ip), "{ip}");
+    }
+}

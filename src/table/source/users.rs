@@ -257,21 +257,21 @@ fn across_rows(path: &Path, users: &[User], lines: &Lines, faults: &mut Faults, 
     told.add(devices, PUSH_ID, faults, |row| {
         let User { push_id, device, .. } = &users[row];
         (
-            format!("push_id: the user {push_id} with device {device} is"),
+            format!("push_id: the user {push_id} with device {device} is already"),
             "give each terminal a device number of its own",
         )
     });
     told.add(privates, PRIVATE, faults, |row| {
         let private = users[row].private.unwrap_or(Endpoint::NONE);
         (
-            format!("private: {private} in realm {} is", users[row].realm),
+            format!("private: {private} in realm {} is already", users[row].realm),
             "an address belongs to one terminal, correct one of the two",
         )
     });
     told.add(nats, NAT, faults, |row| {
         let nat = users[row].nat.unwrap_or(Endpoint::NONE);
         (
-            format!("nat: {nat} is another user's"),
+            format!("nat: {nat} is already another user's,"),
             "a public address and port belongs to one user, correct one of the two",
         )
     });
@@ -279,7 +279,10 @@ fn across_rows(path: &Path, users: &[User], lines: &Lines, faults: &mut Faults, 
     told.add(shared, PRIVATE, warnings, |row| {
         let ip = users[row].private.map_or(IpAddr::from([0; 4]), Endpoint::ip);
         (
-            format!("private: {ip} in realm {} is, with another port, another user's", users[row].realm),
+            format!(
+                "private: {ip} in realm {} is already, with another port, another user's,",
+                users[row].realm
+            ),
             "the first to register takes it from the other",
         )
     });
@@ -303,7 +306,7 @@ impl Told<'_> {
     ) {
         for (later, earlier) in clashes.pairs {
             let (what, remedy) = what(later);
-            let sentence = format!("{what} already in line {}; {remedy}", self.lines.line(earlier));
+            let sentence = format!("{what} in line {}; {remedy}", self.lines.line(earlier));
             self.at.push((self.lines.line(later), column, sentence));
         }
         faults.count(clashes.more);

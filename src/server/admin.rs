@@ -1,0 +1,240 @@
+//! The admin page: `/metrics` (Prometheus text), `/live` and `/ready`, over HTTP on a thread of its own.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{StartError, State};
+use crate::id::Endpoint;
+use crate::reason::Reason;
+
+/// Connections served at once; a further one waits.
+const CONNECTIONS_MAX: usize = 32;
+
+/// How long a connection may take to ask and to be answered.
+const CONNECTION_TIME: Duration = Duration::from_secs(10);
+
+/// The running page.
+#[derive(Debug)]
+pub(super) struct Admin {
+    address: Endpoint,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Serves on this address.
+    pub(super) fn start(at: Endpoint, state: Arc<State>) -> Result<Self, StartError> {
+        let wrong = |error: io::Error| {
+            StartError(format!("the metrics address {at} cannot be used: {error}; change server.metrics"))
+        };
+        let listener = TcpListener::bind(SocketAddr::from(at)).map_err(wrong)?;
+        listener.set_nonblocking(true).map_err(wrong)?;
+        let address = listener.local_addr().map_err(wrong)?.into();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(wrong)?;
+        let (stop, stopped) = oneshot::channel();
+        let serve = move || runtime.block_on(serve(listener, state, stopped));
+        let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map_err(wrong)?;
+        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> Endpoint {
+        self.address
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, state: Arc<State>, mut stopped: oneshot::Receiver<()>) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                // Out of descriptors, most likely: there will be some again.
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            _ = &mut stopped => return,
+        };
+        let state = Arc::clone(&state);
+        tokio::task::spawn(async move {
+            let service = service_fn(move |request| {
+                let answer = answer(&request, &state);
+                async move { Ok::<_, std::convert::Infallible>(answer) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(CONNECTION_TIME, connection).await;
+            drop(place);
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+    let is = |flag: bool, yes: &str, no: &str| match flag {
+        true => (StatusCode::OK, format!("{yes}\n")),
+        false => (StatusCode::SERVICE_UNAVAILABLE, format!("{no}\n")),
+    };
+    let mut content_type = "text/plain; charset=utf-8";
+    let (status, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            match metrics(state) {
+                Ok(text) => (StatusCode::OK, text),
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            }
+        }
+        (&Method::GET | &Method::HEAD, "/live") => {
+            is(!state.failed.load(Ordering::SeqCst), "live", "a shard has ended")
+        }
+        (&Method::GET | &Method::HEAD, "/ready") => {
+            let ready = state.ready.load(Ordering::SeqCst) && !state.failed.load(Ordering::SeqCst);
+            is(ready, "ready", "not ready")
+        }
+        (_, "/metrics" | "/live" | "/ready") => (StatusCode::METHOD_NOT_ALLOWED, "use GET\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "there are /metrics, /live and /ready\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let value = hyper::header::HeaderValue::from_static(content_type);
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, value);
+    response
+}
+
+/// The whole page of `/metrics`. No label comes from a datagram.
+fn metrics(state: &State) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Snapshot::of(state)));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    counters: crate::metrics::Counters,
+    facts: super::TableFacts,
+    shards: usize,
+    ready: bool,
+}
+
+impl Snapshot {
+    fn of(state: &State) -> Self {
+        Self {
+            counters: state.counters(),
+            facts: state.facts().clone(),
+            shards: state.boards.len(),
+            ready: state.ready.load(Ordering::SeqCst),
+        }
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let c = &self.counters;
+        let mut counter = |name: &str, help: &str, value: u64| {
+            let metric = ConstCounter::new(value);
+            metric.encode(encoder.encode_descriptor(
+                &format!("pushplane_{name}"),
+                help,
+                None,
+                metric.metric_type(),
+            )?)
+        };
+        counter("rx_datagrams", "Datagrams received", c.rx)?;
+        counter("rx_bytes", "Bytes received", c.rx_bytes)?;
+        counter("tx_datagrams", "Datagrams that the kernel took, copies and REJECTs included", c.tx)?;
+        counter("tx_bytes", "Bytes sent", c.tx_bytes)?;
+        counter("tx_failed", "Datagrams that the kernel refused", c.tx_failed)?;
+        counter("delivered", "Messages sent to at least one terminal", c.delivered)?;
+        counter("forwarded", "Messages sent to another Push server or to an asker only", c.forwarded)?;
+        counter("answered", "Messages answered by this server", c.answered)?;
+        counter("terminals_failed", "Terminals of a message that could not be served", c.terminals_failed)?;
+        counter("rejects", "REJECTs sent", c.rejects)?;
+        counter("rejects_suppressed", "REJECTs over the limit of a source address", c.rejects_suppressed)?;
+        counter("bursts", "Bursts worked on", c.bursts)?;
+        counter(
+            "kernel_rx_drops",
+            "Datagrams that the kernel dropped before they were received",
+            c.kernel_drops,
+        )?;
+
+        let mut dropped = encoder.encode_descriptor(
+            "pushplane_dropped",
+            "Messages dropped, by reason",
+            None,
+            prometheus_client::metrics::MetricType::Counter,
+        )?;
+        for reason in Reason::ALL {
+            let count = ConstCounter::new(c.dropped[reason.index()]);
+            count.encode(dropped.encode_family(&[("reason", reason.name())])?)?;
+        }
+
+        let mut gauge = |name: &str, help: &str, value: i64| {
+            let metric = ConstGauge::new(value);
+            metric.encode(encoder.encode_descriptor(
+                &format!("pushplane_{name}"),
+                help,
+                None,
+                metric.metric_type(),
+            )?)
+        };
+        gauge("unaccounted", "Received messages that are in no counter: always 0", c.unaccounted())?;
+        gauge("in_flight", "Messages received and not yet in another counter", c.in_flight as i64)?;
+        gauge("shards", "Shards", self.shards as i64)?;
+        gauge("ready", "1 while the server takes work", i64::from(self.ready))?;
+        gauge("table_generation", "Which generation of the tables serves", self.facts.generation as i64)?;
+        gauge("table_bytes", "Bytes of the image that serves", self.facts.image_bytes as i64)?;
+        gauge("table_huge_pages", "1 when the image was put on huge pages", i64::from(self.facts.huge))?;
+        gauge("table_generations_retired", "Old generations not freed yet", self.facts.retired as i64)?;
+
+        let mut entries = encoder.encode_descriptor(
+            "pushplane_table_entries",
+            "Rows of each table",
+            None,
+            prometheus_client::metrics::MetricType::Gauge,
+        )?;
+        for (table, rows) in &self.facts.entries {
+            let count = ConstGauge::new(*rows as i64);
+            count.encode(entries.encode_family(&[("table", *table)])?)?;
+        }
+
+        let digest = format!("{:032x}", self.facts.digest);
+        let info = prometheus_client::metrics::info::Info::new(vec![("digest", digest)]);
+        info.encode(encoder.encode_descriptor(
+            "pushplane_table",
+            "Digest of the tables that serve",
+            None,
+            info.metric_type(),
+        )?)
+    }
+}

@@ -1,0 +1,74 @@
+//! What `send` and `listen` share: a socket, a key, and signing.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::str::FromStr;
+
+use pushplane::clock::Clock;
+use pushplane::id::{Endpoint, ParseError};
+use pushplane::wire::prp::auth::{Auth, MacKey};
+use pushplane::wire::prp::{HeadBuilder, Message};
+
+use crate::Stop;
+
+/// A key given on the command line: `ID=32 hexadecimal digits`.
+#[derive(Clone, Debug)]
+pub(crate) struct GivenKey {
+    id: u32,
+    key: MacKey,
+}
+
+impl FromStr for GivenKey {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let wrong = || ParseError("expected a key as ID=VALUE, the value 32 hexadecimal digits".to_owned());
+        let (id, value) = text.split_once('=').ok_or_else(wrong)?;
+        let id = id.parse().map_err(|_| wrong())?;
+        // A key is written as a Push ID is: 128 bits.
+        let value: pushplane::id::PushId = value.parse().map_err(|_| wrong())?;
+        Ok(Self { id, key: MacKey::new(value.to_bytes()) })
+    }
+}
+
+/// The datagram of a head and a payload, signed where there is a key.
+pub(crate) fn datagram(
+    head: &mut HeadBuilder,
+    payload: &[u8],
+    key: Option<&GivenKey>,
+) -> Result<Vec<u8>, Stop> {
+    let too_long = |_| Stop::Wrong("the options do not fit into 1020 bytes; leave some out".to_owned());
+    if let Some(GivenKey { id, .. }) = key {
+        head.auth(*id, Clock::start().now().unix_ms);
+    }
+    let head_bytes = head.finish().map_err(too_long)?.len();
+    let mut datagram = head.datagram(payload).map_err(too_long)?;
+    if let Some(GivenKey { key, .. }) = key
+        && !key.sign(&mut datagram, head_bytes)
+    {
+        return Err(Stop::Wrong("the datagram cannot be signed".to_owned()));
+    }
+    Ok(datagram)
+}
+
+/// Whether a message is signed as we want it: with the key, or we have none.
+pub(crate) fn is_believed(message: &Message, bytes: &[u8], key: Option<&GivenKey>) -> bool {
+    let Some(GivenKey { id, key }) = key else { return true };
+    Auth::of(&message.options, bytes).is_some_and(|auth| auth.key == *id && key.verify(bytes, &auth))
+}
+
+/// A socket that can reach the server, on this address if one is given.
+pub(crate) fn socket(server: Endpoint, bind: Option<IpAddr>, port: u16) -> Result<UdpSocket, Stop> {
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let at = SocketAddr::new(bind.unwrap_or(any), port);
+    UdpSocket::bind(at).map_err(|error| {
+        Stop::Wrong(format!("{at} cannot be bound: {error}; choose another --port or --bind"))
+    })
+}
+
+/// Whether an error of a receive only says that nothing came in time, or that nobody listens there.
+pub(crate) fn is_silence(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), WouldBlock | TimedOut | Interrupted | ConnectionRefused)
+}
