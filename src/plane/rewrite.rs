@@ -84,9 +84,7 @@ impl Plane {
                 continue;
             };
             match writer.write(&mut frame, &send.hop) {
-                Ok((to, listener)) => {
-                    burst.tx.push(Tx { frame, to, listener, class, token });
-                }
+                Ok((to, listener)) => burst.tx.push(Tx { frame, to, listener, class, token }),
                 Err(reason) => {
                     (failure, failed) = (reason, failed + 1);
                     // The last one's is the row's own: the REJECT leaves from it.

@@ -11,7 +11,7 @@ use crate::clock::Now;
 use crate::id::{Endpoint, PushId};
 use crate::packet::Class;
 use crate::reason::Reason;
-use crate::table::rib::{App, Rib, Rule, Tunnel, User};
+use crate::table::rib::{App, Rib, Rule, Server, Tunnel, User};
 
 /// Which counter a message ends in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -272,19 +272,17 @@ impl Model {
             let asker =
                 self.askers.iter().find_map(|shard| shard.get(&asked).filter(|asker| asker.waits(now)));
             if let Some(asker) = asker {
-                let to_server = site.rib.servers.iter().any(|server| server.address == asker.from);
-                if to_server && letter.hops <= 1 {
-                    return Err(Reason::HopLimit);
-                }
+                let server = site.rib.servers.iter().position(|server| server.address == asker.from);
                 let mut letter = way.letter(&[]);
-                letter.hops -= u8::from(to_server);
-                let way = if to_server { Way::Server } else { Way::Bare };
+                if server.is_some() {
+                    way.may_forward(asker.from, server)?;
+                    letter.hops -= 1;
+                }
+                let way = if server.is_some() { Way::Server } else { Way::Bare };
                 let key = asker.key;
                 let send = Expected { to: asker.from, class: Class::Normal, way, letter, key };
                 return Ok((Outcome::Forwarded, vec![send]));
             }
-        } else if letter.has(flag::GROUP) {
-            return Err(Reason::UnknownGroup);
         }
         if !letter.has(flag::ROAMED) {
             let server = route(&site.rib, letter.destination).ok_or(Reason::NoRoute)?;
@@ -292,6 +290,9 @@ impl Model {
                 let send = way.forward(site.rib.servers[server].address, Some(server), false)?;
                 return Ok((Outcome::Forwarded, vec![send]));
             }
+        }
+        if letter.kind == kind::PUSH && letter.has(flag::GROUP) {
+            return Err(Reason::UnknownGroup);
         }
         way.home()
     }
@@ -466,13 +467,16 @@ impl Steps<'_> {
         letter
     }
 
-    fn forward(&self, to: Endpoint, server: Option<usize>, roaming: bool) -> Result<Expected, Reason> {
+    /// Never back to where it came from (ruling 33), and only with a hop left (ruling 12).
+    fn may_forward(&self, to: Endpoint, server: Option<usize>) -> Result<(), Reason> {
         if to == self.from || (server.is_some() && server == self.peer) {
             return Err(Reason::NoRoute);
         }
-        if self.passed.letter.hops <= 1 {
-            return Err(Reason::HopLimit);
-        }
+        if self.passed.letter.hops <= 1 { Err(Reason::HopLimit) } else { Ok(()) }
+    }
+
+    fn forward(&self, to: Endpoint, server: Option<usize>, roaming: bool) -> Result<Expected, Reason> {
+        self.may_forward(to, server)?;
         let translates = self.passed.letter.kind == kind::PUSH && self.peer.is_none();
         let mut letter = self.letter(if translates { &[option::SOURCE_ADDRESS] } else { &[] });
         letter.hops -= 1;
@@ -534,7 +538,8 @@ impl Steps<'_> {
             return Err(Reason::NotAttached);
         }
         if let Some(serving) = row.serving {
-            if roamed || self.site.listen.contains(&serving) {
+            let own = |server: &Server| server.name == self.site.name && server.address == serving;
+            if roamed || self.site.rib.servers.iter().any(own) || self.site.listen.contains(&serving) {
                 return Err(Reason::NotAttached);
             }
             let server = self.site.rib.servers.iter().position(|server| server.address == serving);
