@@ -2,7 +2,7 @@
 
 use super::parse::is_taken;
 use super::replay::Seen;
-use super::{Cell, Grant, Plane, Read, Site, Trace, Verdict};
+use super::{Cell, Grant, NoTrace, Plane, Read, Site, Trace, Verdict};
 use crate::clock::Now;
 use crate::id::{Endpoint, PushId};
 use crate::packet::{Burst, Class};
@@ -34,6 +34,7 @@ impl Plane {
             if let Err(reason) = sender.authorize(&mut before, grant, at, trace) {
                 *verdict = Verdict::Drop(reason);
                 trace.step(at, || format!("{reason}: {}", reason.text()));
+                grant.signed_by = grant.signed_by.or_else(|| sender.answer_key(reason));
             }
         }
     }
@@ -208,6 +209,19 @@ impl<'a> Sender<'a> {
         }
         trace.step(at, || format!("rightly signed with key {}", auth.key));
         Ok(Some(key))
+    }
+
+    /// What is rightly signed is answered signed, even when it failed before its signature was looked
+    /// at (ruling 15): a server that shares a key with this one would refuse the REJECT otherwise.
+    fn answer_key(&self, reason: Reason) -> Option<u32> {
+        if !matches!(
+            reason,
+            Reason::UnsupportedKind | Reason::ApplicationNotAllowed | Reason::SourceAddressNotAllowed
+        ) {
+            return None;
+        }
+        let app = Some(self.message.header.app).filter(|_| self.message.kind == Kind::Push);
+        self.check_auth(app.and_then(|app| self.tables.app(app)), 0, &mut NoTrace).ok().flatten()
     }
 
     fn check_replay(&self, key: u32) -> Result<(), Reason> {

@@ -2,8 +2,8 @@
 //! source and message identifier, and where it came from, for [`KEEP_NS`].
 //!
 //! One table a shard, written by that shard alone and read by all: the answer may arrive at another.
-//! An entry is one cache line under a sequence lock; costs a write of one
-//! line a PUSH that wants a receipt and, for an answer, one or two lines a shard. Full of live entries:
+//! An entry is one cache line under a sequence lock; costs a write of one line and a read of one or two a
+//! shard for a PUSH that wants a receipt, and that read for an answer. Full of live entries:
 //! the PUSH is refused, never an older one forgotten.
 
 use ahash::RandomState;

@@ -58,6 +58,21 @@ fn ruling_3_every_shard_knows_who_waits_for_thirty_seconds() {
     assert_eq!(two.sent(&receipt(&push), STRANGER).to, at(OPEN));
 }
 
+/// Ruling 3: who asked first keeps the answers while it is remembered: a message that comes round again
+/// from another address, by another shard or by somebody who guessed it, does not turn them away.
+#[test]
+fn ruling_3_the_first_asker_keeps_the_answers() {
+    let shared = Arc::new(Shared::new(&LIMITS, 2, 7));
+    let lab = |shard| Lab::at_site(site(Policy::default(), shard, Arc::clone(&shared)), tables(&rib()));
+    let (mut one, mut two) = (lab(0), lab(1));
+    let push = push(user::VXLAN).flags(flag::RECEIPT);
+    one.sent(&push, SENDER);
+    one.sent(&push, STRANGER);
+    two.sent(&push, OPEN);
+    assert_eq!(one.sent(&receipt(&push), "10.0.0.1:2948").to, at(SENDER));
+    assert_eq!(two.sent(&receipt(&push), "10.0.0.1:2948").to, at(SENDER));
+}
+
 /// Ruling 3: only a PUSH that wants a receipt is remembered; source and identifier must both agree.
 #[test]
 fn ruling_3_only_the_answer_to_that_push() {

@@ -86,6 +86,7 @@ pub(super) struct Percentiles {
     pub(super) p50: u64,
     pub(super) p90: u64,
     pub(super) p99: u64,
+    #[serde(rename = "p99.9")]
     pub(super) p999: u64,
     pub(super) max: u64,
 }
