@@ -263,13 +263,13 @@ impl Writer<'_> {
     fn write(&mut self, frame: &mut Frame, hop: &Hop) -> Result<(Endpoint, u8), Reason> {
         frame.truncate(self.message.payload_end);
         match *hop {
-            Hop::Gateway { gateway, terminal } => self.to_gateway(frame, gateway, &terminal),
+            Hop::Gateway { gateway, terminal } => self.for_gateway(frame, gateway, &terminal),
             Hop::Nat { to, terminal } => {
                 self.rehead(frame, &self.for_terminal(&terminal))?;
                 self.leave(to)
             }
-            Hop::Server { server, to, roaming } => self.to_server(frame, server, to, roaming),
-            Hop::Asker(asker) => self.to_asker(frame, &asker),
+            Hop::Server { server, to, roaming } => self.for_server(frame, server, to, roaming),
+            Hop::Asker(asker) => self.for_asker(frame, &asker),
         }
     }
 
@@ -288,7 +288,7 @@ impl Writer<'_> {
         Change { key, ..Change::default() }
     }
 
-    fn to_gateway(
+    fn for_gateway(
         &mut self,
         frame: &mut Frame,
         gateway: u32,
@@ -324,7 +324,7 @@ impl Writer<'_> {
         }
     }
 
-    fn to_server(
+    fn for_server(
         &mut self,
         frame: &mut Frame,
         server: Option<u32>,
@@ -343,7 +343,7 @@ impl Writer<'_> {
         self.leave(to)
     }
 
-    fn to_asker(&mut self, frame: &mut Frame, asker: &Asker) -> Result<(Endpoint, u8), Reason> {
+    fn for_asker(&mut self, frame: &mut Frame, asker: &Asker) -> Result<(Endpoint, u8), Reason> {
         let is_server = self.tables.peer(asker.from).is_some();
         let key = asker.key.and_then(|id| self.tables.key_index(id));
         self.rehead(frame, &Change { hops: u8::from(is_server), key, ..Change::default() })?;
