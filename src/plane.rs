@@ -26,7 +26,7 @@ mod trace;
 use std::sync::Arc;
 
 pub use ledger::{Account, EXTRA, Ledger};
-pub use receipts::{Asker, Receipts};
+pub use receipts::{Asker, Exchange, Receipts};
 pub use rejects::RejectLimiter;
 pub use replay::{ReplayWindow, Seen};
 pub use trace::{NoTrace, Trace};

@@ -1,6 +1,6 @@
 //! Third stage: where each message goes (PROTOCOL.md, steps 3 to 5).
 
-use super::{Cell, Hop, Plane, Read, Send, Site, Terminal, Trace, Verdict};
+use super::{Cell, Exchange, Hop, Plane, Read, Send, Site, Terminal, Trace, Verdict};
 use crate::clock::Now;
 use crate::id::Endpoint;
 use crate::packet::Burst;
@@ -8,7 +8,7 @@ use crate::reason::Reason;
 use crate::table::Tables;
 use crate::table::binding::ArchivedLine;
 use crate::table::memory::prefetch;
-use crate::wire::prp::{Kind, Message, flag};
+use crate::wire::prp::{Header, Kind, Message, flag};
 
 /// Bits of Bearers.
 const PACKET_DATA: u8 = 1;
@@ -81,14 +81,14 @@ impl Resolver<'_> {
         match kind {
             Kind::Echo => return Ok(Verdict::Answer),
             Kind::Receipt | Kind::Reject => {
-                let tables = self.site.shared.receipts.iter();
-                let asked = tables
-                    .filter_map(|table| table.asker(header.destination, header.message, self.now.mono_ns))
-                    .next();
-                if let Some(asker) = asked {
+                // Source and destination are the question's, swapped.
+                let Header { destination: asker, source: asked, message, .. } = *header;
+                let exchange = Exchange { asker, asked, message };
+                let mut tables = self.site.shared.receipts.iter();
+                if let Some(asker) = tables.find_map(|table| table.asker(&exchange, self.now.mono_ns)) {
                     let server = self.tables.peer(asker.from);
                     if server.is_some() {
-                        self.may_forward(cell, server, asker.from)?;
+                        self.may_forward(cell, server, asker.from, trace)?;
                     }
                     self.send(Hop::Asker(asker));
                     return Ok(Verdict::Forward);
@@ -107,7 +107,7 @@ impl Resolver<'_> {
             });
             if self.tables.own() != Some(server) {
                 let to = self.tables.server_address(server);
-                self.forward(cell, Some(server), to, false)?;
+                self.forward(cell, Some(server), to, false, trace)?;
                 return Ok(Verdict::Forward);
             }
         }
@@ -176,7 +176,7 @@ impl Resolver<'_> {
             let already = |send: &Send| matches!(send.hop, Hop::Server { to: other, .. } if other == to);
             // One copy for all terminals that are there: the serving server finds each of them.
             if !self.sends[first_send..].iter().any(already) {
-                self.forward(cell, server, to, true)?;
+                self.forward(cell, server, to, true, trace)?;
             }
             return Ok(false);
         }
@@ -231,15 +231,23 @@ impl Resolver<'_> {
         server: Option<u32>,
         to: Endpoint,
         roaming: bool,
+        trace: &mut impl Trace,
     ) -> Result<(), Reason> {
-        self.may_forward(cell, server, to)?;
+        self.may_forward(cell, server, to, trace)?;
         self.send(Hop::Server { server, to, roaming });
         Ok(())
     }
 
     /// Never back to where it came from (ruling 33), and only while there are hops left.
-    fn may_forward(&self, cell: &Cell, server: Option<u32>, to: Endpoint) -> Result<(), Reason> {
+    fn may_forward(
+        &self,
+        cell: &Cell,
+        server: Option<u32>,
+        to: Endpoint,
+        trace: &mut impl Trace,
+    ) -> Result<(), Reason> {
         if to == self.from || (server.is_some() && server == cell.peer) {
+            trace.step(self.row, || format!("it came from {to} and never goes back there"));
             return Err(Reason::NoRoute);
         }
         if self.message.header.hop_limit <= 1 {

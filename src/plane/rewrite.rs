@@ -1,7 +1,9 @@
 //! Fourth stage: the datagrams. The last copy of a message leaves from the buffer that received it; its
 //! payload never moves, heads and tunnel headers grow into the headroom in front of it.
 
-use super::{Account, Asker, Cell, EXTRA, Grant, Hop, Plane, Read, Receipts, Site, Terminal, Verdict};
+use super::{
+    Account, Asker, Cell, EXTRA, Exchange, Grant, Hop, Plane, Read, Receipts, Site, Terminal, Verdict,
+};
 use crate::clock::Now;
 use crate::id::Endpoint;
 use crate::packet::{Burst, Class, Frame, FramePool, Tx};
@@ -57,14 +59,15 @@ impl Plane {
             let key = cell.grant.signed_by.map(|key| tables.key_id(key));
             let asker = Asker { from, listener, key };
             let tables = &site.shared.receipts;
-            let Header { source, message: id, .. } = message.header;
+            let Header { source, destination, message: id, .. } = message.header;
+            let exchange = Exchange { asker: source, asked: destination, message: id };
             // Who asked first keeps the answers: a message that comes round again, from another server,
             // must not send them round too.
             let is_another = |table: &Receipts| {
-                table.asker(source, id, now.mono_ns).is_some_and(|first| first.from != from)
+                table.asker(&exchange, now.mono_ns).is_some_and(|first| first.from != from)
             };
             let keeps = tables.iter().any(is_another);
-            if !keeps && !tables[site.shard].remember(source, id, asker, now.mono_ns) {
+            if !keeps && !tables[site.shard].remember(&exchange, asker, now.mono_ns) {
                 row.frame = Some(original);
                 return Err(Reason::Overloaded);
             }

@@ -24,10 +24,10 @@ use crate::id::Endpoint;
 use crate::reason::Reason;
 
 /// Connections served at once; a further one waits.
-const CONNECTIONS_MAX: usize = 32;
+const CONNECTIONS_MAX: usize = 256;
 
 /// How long a connection may take to ask and to be answered.
-const CONNECTION_TIME: Duration = Duration::from_secs(10);
+const CONNECTION_TIME: Duration = Duration::from_secs(2);
 
 /// The running page.
 #[derive(Debug)]
@@ -107,9 +107,17 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
     let mut content_type = "text/plain; charset=utf-8";
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
-            content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            let wanted = request.headers().get_all(hyper::header::ACCEPT).iter();
+            let open =
+                wanted.filter_map(|value| value.to_str().ok()).any(|value| value.contains(OPEN_METRICS));
+            content_type = if open {
+                "application/openmetrics-text; version=1.0.0; charset=utf-8"
+            } else {
+                "text/plain; version=0.0.4; charset=utf-8"
+            };
             match metrics(state) {
-                Ok(text) => (StatusCode::OK, text),
+                Ok(text) if open => (StatusCode::OK, text),
+                Ok(text) => (StatusCode::OK, prometheus_text(&text)),
                 Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             }
         }
@@ -128,6 +136,37 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
     let value = hyper::header::HeaderValue::from_static(content_type);
     response.headers_mut().insert(hyper::header::CONTENT_TYPE, value);
     response
+}
+
+/// What a scraper says that takes OpenMetrics.
+const OPEN_METRICS: &str = "application/openmetrics-text";
+
+/// OpenMetrics as the older Prometheus text (0.0.4), in which a counter is declared by its whole name and
+/// an info is a gauge.
+fn prometheus_text(open: &str) -> String {
+    let suffix_of = |name: &str| {
+        let kind = open.lines().find_map(|line| {
+            let (declared, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+            (declared == name).then_some(kind)
+        });
+        match kind {
+            Some("counter") => "_total",
+            Some("info") => "_info",
+            _ => "",
+        }
+    };
+    let line = |line: &str| {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(what @ ("HELP" | "TYPE")), Some(name), Some(rest)) => {
+                let rest = if rest == "info" { "gauge" } else { rest };
+                format!("# {what} {name}{} {rest}\n", suffix_of(name))
+            }
+            (Some("#"), ..) => String::new(),
+            _ => format!("{line}\n"),
+        }
+    };
+    open.lines().map(line).collect()
 }
 
 /// The whole page of `/metrics`. No label comes from a datagram.

@@ -71,7 +71,7 @@ pub struct Model {
     /// Key, source, destination, message: when.
     replays: HashMap<(u32, PushId, PushId, u64), u64>,
     /// Each shard's: source and message to the address and key that wait for an answer.
-    askers: Vec<HashMap<(PushId, u64), Asker>>,
+    askers: Vec<HashMap<(PushId, PushId, u64), Asker>>,
     /// What each application has left of its second, nanoseconds, and when that was.
     credits: HashMap<u32, (u64, u64)>,
 }
@@ -147,7 +147,7 @@ impl Model {
             return;
         }
         let asker = Asker { from, key: row.signed, at_ns: now.mono_ns };
-        let asked = (letter.source, letter.message);
+        let asked = (letter.source, letter.destination, letter.message);
         let first = self.askers.iter().filter_map(|shard| shard.get(&asked));
         if first.clone().all(|first| !first.waits(now) || first.from == asker.from) {
             self.askers[shard].insert(asked, asker);
@@ -268,7 +268,7 @@ impl Model {
             return Ok((Outcome::Answered, vec![send]));
         }
         if letter.kind != kind::PUSH {
-            let asked = (letter.destination, letter.message);
+            let asked = (letter.destination, letter.source, letter.message);
             let asker =
                 self.askers.iter().find_map(|shard| shard.get(&asked).filter(|asker| asker.waits(now)));
             if let Some(asker) = asker {

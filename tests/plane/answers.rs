@@ -73,7 +73,7 @@ fn ruling_3_the_first_asker_keeps_the_answers() {
     assert_eq!(two.sent(&receipt(&push), "10.0.0.1:2948").to, at(SENDER));
 }
 
-/// Ruling 3: only a PUSH that wants a receipt is remembered; source and identifier must both agree.
+/// Ruling 3: only a PUSH that wants a receipt is remembered; source, destination and identifier must all agree.
 #[test]
 fn ruling_3_only_the_answer_to_that_push() {
     let mut lab = Lab::new();
@@ -86,7 +86,23 @@ fn ruling_3_only_the_answer_to_that_push() {
     let mut other = receipt(&asked);
     other.header.destination = PushId(0xF << 124 | 1);
     assert_eq!(lab.dropped(&other, STRANGER), Reason::NoRoute);
+    let mut other = receipt(&asked);
+    other.header.source = own(user::GTPU);
+    assert_eq!(lab.dropped(&other, STRANGER), Reason::NoRoute);
     assert_eq!(lab.sent(&receipt(&asked), STRANGER).to, at(SENDER));
+}
+
+/// Ruling 3: identifiers are unique for their sender. Two application servers without a Push ID are
+/// two senders, though one source: each gets its own receipt.
+#[test]
+fn ruling_3_two_askers_with_one_identifier() {
+    let mut lab = Lab::new();
+    let one = push(user::VXLAN).source(PushId::NONE).id(1).flags(flag::RECEIPT);
+    let two = push(user::GTPU).source(PushId::NONE).id(1).flags(flag::RECEIPT);
+    lab.sent(&one, SENDER);
+    lab.sent(&two, STRANGER);
+    assert_eq!(lab.sent(&receipt(&one), "10.0.0.1:2948").to, at(SENDER));
+    assert_eq!(lab.sent(&receipt(&two), "10.0.0.2:2948").to, at(STRANGER));
 }
 
 /// Ruling 3: without an entry it is routed by its destination like a PUSH, without the application
