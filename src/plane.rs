@@ -14,6 +14,7 @@
 
 mod authorize;
 pub mod explain;
+mod heard;
 mod ledger;
 mod parse;
 mod receipts;
@@ -45,6 +46,7 @@ pub struct Shared {
     replay: ReplayWindow,
     rejects: RejectLimiter,
     receipts: Box<[Receipts]>,
+    heard: heard::Heard,
 }
 
 impl Shared {
@@ -54,6 +56,7 @@ impl Shared {
             replay: ReplayWindow::new(limits.replays, seed),
             rejects: RejectLimiter::new(limits.reject_sources, seed),
             receipts: (0..shards).map(|_| Receipts::new(limits.receipts, seed)).collect(),
+            heard: heard::Heard::new(seed),
         }
     }
 }
@@ -74,8 +77,13 @@ pub struct Site {
 }
 
 impl Site {
-    /// The listening address that reaches `to`: the first of its family.
+    /// The listening address that reaches `to`: the one that it last wrote to, else the first of its family.
     fn listener_for(&self, to: Endpoint) -> Option<u8> {
+        if self.listen.len() > 1
+            && let Some(listener) = self.shared.heard.listener(to)
+        {
+            return Some(listener);
+        }
         self.listen.iter().position(|own| own.is_ipv4() == to.is_ipv4()).map(|at| at as u8)
     }
 }

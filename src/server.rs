@@ -119,7 +119,7 @@ impl Server {
         warnings.extend(placed);
         let bound = net::bind_shards(&config.listen, cpus.len(), config.limits.receive_buffer)?;
         warnings.extend(bound.warnings);
-        if !bound.steered {
+        if !bound.steered && cpus.len() > 1 {
             warnings
                 .push("the kernel does not steer by user here; correct, but caches are colder".to_owned());
         }
@@ -188,7 +188,12 @@ impl Server {
         for told in starting {
             match told.recv() {
                 Ok(Ok(started)) => {
-                    server.warnings.extend(started.warnings);
+                    for warning in started.warnings {
+                        // Shards mostly have the same to say.
+                        if !server.warnings.contains(&warning) {
+                            server.warnings.push(warning);
+                        }
+                    }
                     server.ports.push(started.port);
                 }
                 Ok(Err(error)) => return Err(error),

@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         head.device(device);
     }
     if let Some(after) = args.deadline {
-        head.deadline(clock.now().unix_ms + after);
+        head.deadline(clock.now().unix_ms.saturating_add(after));
     }
     if let Some(media_type) = &args.content_type {
         head.content_type(media_type);

@@ -10,7 +10,7 @@ use crate::reason::Reason;
 use crate::table::rib::Rule;
 use crate::table::{AppView, Tables};
 use crate::wire::prp::auth::Auth;
-use crate::wire::prp::{Kind, Message, flag};
+use crate::wire::prp::{Kind, Message};
 
 impl Plane {
     pub(super) fn authorize(
@@ -31,10 +31,14 @@ impl Plane {
             *peer = before.peer;
             let bytes = frame.bytes();
             let sender = Sender { site, tables, now, from: row.from, peer: *peer, message, bytes };
-            if let Err(reason) = sender.authorize(&mut before, grant, at, trace) {
-                *verdict = Verdict::Drop(reason);
-                trace.step(at, || format!("{reason}: {}", reason.text()));
-                grant.signed_by = grant.signed_by.or_else(|| sender.answer_key(reason));
+            match sender.authorize(&mut before, grant, at, trace) {
+                Ok(()) if site.listen.len() > 1 => site.shared.heard.note(row.from, row.listener),
+                Ok(()) => {}
+                Err(reason) => {
+                    *verdict = Verdict::Drop(reason);
+                    trace.step(at, || format!("{reason}: {}", reason.text()));
+                    grant.signed_by = grant.signed_by.or_else(|| sender.answer_key(reason));
+                }
             }
         }
     }
@@ -105,10 +109,12 @@ impl<'a> Sender<'a> {
         }
         if let Some((app, in_sources)) = app {
             self.check_source(in_sources, at, trace)?;
-            if app.rate().is_some_and(|rate| !rate.take(self.now.mono_ns)) {
+            // What another server sends was counted there (ruling 2).
+            let rate = app.rate().filter(|_| self.peer.is_none());
+            if rate.is_some_and(|rate| !rate.take(self.now.mono_ns)) {
                 return Err(Reason::RateLimited);
             }
-            grant.class = Some(self.class(app));
+            grant.class = Some(Self::class(app));
             grant.sets_priority = app.rule() == Rule::Priority;
         }
         match options.deadline(self.bytes) {
@@ -117,12 +123,12 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// The application's rule; a server's PRIORITY is believed, since it judged the sender itself.
-    fn class(&self, app: AppView<'_>) -> Class {
+    /// The application's rule. The sender's own PRIORITY does not count: anybody can set it, and a server
+    /// passes it on.
+    fn class(app: AppView<'_>) -> Class {
         match app.rule() {
             Rule::MinDelay => Class::MinDelay,
             Rule::Priority => Class::Priority,
-            Rule::Normal if self.peer.is_some() && self.message.has(flag::PRIORITY) => Class::Priority,
             Rule::Normal => Class::Normal,
         }
     }
@@ -231,7 +237,8 @@ impl<'a> Sender<'a> {
             return Err(Reason::StaleOrReplayed);
         }
         let window = &self.site.shared.replay;
-        match window.check(key, header.source, header.destination, header.message, self.now.mono_ns) {
+        let id = self.tables.key_id(key);
+        match window.check(id, header.source, header.destination, header.message, self.now.mono_ns) {
             Seen::First => Ok(()),
             Seen::Before => Err(Reason::StaleOrReplayed),
             Seen::NoRoom => Err(Reason::Overloaded),

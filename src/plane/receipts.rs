@@ -6,9 +6,9 @@
 //! only who was asked can answer.
 //!
 //! One table a shard, written by that shard alone and read by all: the answer may arrive at another.
-//! An entry is one cache line under a sequence lock; costs a write of one line and a read of one or two a
-//! shard for a PUSH that wants a receipt, and that read for an answer. Full of live entries:
-//! the PUSH is refused, never an older one forgotten.
+//! An entry is one cache line under a sequence lock, in one of two sets of four; costs a write of one line
+//! and a read of up to eight a shard for a PUSH that wants a receipt, and that read for an answer. When both
+//! sets are full of live entries the PUSH is refused, never an older one forgotten.
 
 use ahash::RandomState;
 
@@ -81,9 +81,12 @@ impl Receipts {
         self.hashers.each_ref().map(|hasher| hasher.hash_one((asker.0, asked.0, message)))
     }
 
-    fn set(&self, print: u64) -> &[Entry] {
-        let first = print as usize & (self.entries.len() - 1) & !(WAYS - 1);
-        &self.entries[first..first + WAYS]
+    /// The two sets that an exchange can be in.
+    fn sets(&self, prints: [u64; 2]) -> [&[Entry]; 2] {
+        prints.map(|print| {
+            let first = print as usize & (self.entries.len() - 1) & !(WAYS - 1);
+            &self.entries[first..first + WAYS]
+        })
     }
 
     /// Remembers an asker. Only the shard that owns the table calls this. False when there is no room.
@@ -91,13 +94,16 @@ impl Receipts {
     pub fn remember(&self, exchange: &Exchange, asker: Asker, now_ns: u64) -> bool {
         let [high, low] = self.prints(exchange);
         let message = exchange.message;
-        let set = self.set(high);
+        let sets = self.sets([high, low]);
         let same = |entry: &&Entry| {
             let [_, print_high, print_low, id, ..] = entry.0.read();
             (print_high, print_low, id) == (high, low, message)
         };
-        let free = |entry: &&Entry| entry.0.read()[0] <= now_ns;
-        let Some(entry) = set.iter().find(same).or_else(|| set.iter().find(free)) else { return false };
+        let is_free = |entry: &&Entry| entry.0.read()[0] <= now_ns;
+        // The emptier set, so that both fill alike.
+        let emptier = || sets.into_iter().max_by_key(|set| set.iter().filter(is_free).count());
+        let free = || emptier().and_then(|set| set.iter().find(is_free));
+        let Some(entry) = sets.into_iter().flatten().find(same).or_else(free) else { return false };
         let [addr_high, addr_low] = split(asker.from.octets());
         let rest = u64::from(asker.from.port()) << 48
             | u64::from(asker.listener) << 40
@@ -110,7 +116,7 @@ impl Receipts {
     /// Who asked, if it is remembered.
     pub fn asker(&self, exchange: &Exchange, now_ns: u64) -> Option<Asker> {
         let [high, low] = self.prints(exchange);
-        self.set(high).iter().find_map(|entry| {
+        self.sets([high, low]).into_iter().flatten().find_map(|entry| {
             let [until, print_high, print_low, id, addr_high, addr_low, rest] = entry.0.read();
             let found = until > now_ns && (print_high, print_low, id) == (high, low, exchange.message);
             found.then(|| Asker {
@@ -157,7 +163,7 @@ mod tests {
         let table = Receipts::new(64, 1);
         let kept: Vec<u64> =
             (0..500).filter(|id| table.remember(&exchange(5, *id), asker(1), 1000)).collect();
-        assert!(kept.len() <= 64 && kept.len() > 32);
+        assert!(kept.len() <= 64 && kept.len() > 48);
         assert!(kept.iter().all(|id| table.asker(&exchange(5, *id), 2000).is_some()));
         assert!(table.remember(&exchange(5, 1000), asker(1), 1000 + KEEP_NS), "room again when they ran out");
     }

@@ -18,7 +18,20 @@ const REJECT_BYTES_MAX: usize = 128;
 
 impl Plane {
     pub(super) fn rewrite(&mut self, site: &Site, tables: &Tables, now: Now, burst: &mut Burst) {
+        // Copies take free frames: what must leave first takes them first. Nearly always one class only.
+        let mixed =
+            self.cells.iter().any(|cell| cell.grant.class.is_some_and(|class| class != Class::Normal));
+        let classes: &[Class] = &[Class::MinDelay, Class::Priority, Class::Normal];
+        for class in if mixed { classes } else { &classes[2..] } {
+            self.rewrite_class(site, tables, now, burst, *class);
+        }
+    }
+
+    fn rewrite_class(&mut self, site: &Site, tables: &Tables, now: Now, burst: &mut Burst, class: Class) {
         for at in 0..self.cells.len() {
+            if self.cells[at].grant.class.unwrap_or(Class::Normal) != class {
+                continue;
+            }
             let outcome = match self.cells[at].verdict {
                 Verdict::Query if self.cells[at].sends > 0 => {
                     // Nobody can be asked for this terminal; others are served where they roam.
@@ -279,10 +292,16 @@ impl Writer<'_> {
     /// The listening address of the right family; without one there is no way, and none to this server
     /// itself: what is sent there would come again, for ever.
     fn leave(&self, to: Endpoint) -> Result<(Endpoint, u8), Reason> {
-        if self.site.listen.contains(&to) {
+        if self.is_own(to) {
             return Err(Reason::NoRoute);
         }
         self.site.listener_for(to).map(|listener| (to, listener)).ok_or(Reason::NoRoute)
+    }
+
+    /// Whether this is an address of this very server, as it listens or as others reach it.
+    fn is_own(&self, to: Endpoint) -> bool {
+        let told = self.tables.own().map(|own| self.tables.server_address(own));
+        told == Some(to) || self.site.listen.contains(&to)
     }
 
     /// Signed with the user's key, where it has one (ruling 15).
@@ -347,6 +366,9 @@ impl Writer<'_> {
     }
 
     fn for_asker(&mut self, frame: &mut Frame, asker: &Asker) -> Result<(Endpoint, u8), Reason> {
+        if self.is_own(asker.from) {
+            return Err(Reason::NoRoute);
+        }
         let is_server = self.tables.peer(asker.from).is_some();
         let key = asker.key.and_then(|id| self.tables.key_index(id));
         self.rehead(frame, &Change { hops: u8::from(is_server), key, ..Change::default() })?;

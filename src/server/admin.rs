@@ -48,7 +48,10 @@ impl Admin {
         let address = listener.local_addr().map_err(wrong)?.into();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(wrong)?;
         let (stop, stopped) = oneshot::channel();
-        let serve = move || runtime.block_on(serve(listener, state, stopped));
+        let serve = move || {
+            runtime.block_on(serve(listener, state, stopped));
+            runtime.shutdown_background();
+        };
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map_err(wrong)?;
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
@@ -72,7 +75,11 @@ async fn serve(listener: TcpListener, state: Arc<State>, mut stopped: oneshot::R
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            _ = &mut stopped => return,
+        };
+        let Ok(place) = place else { return };
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,

@@ -219,7 +219,7 @@ impl Model {
             if site.policy.known_sources && !is_legal(site, datagram.from, row.peer, app, letter.source) {
                 return Err(Reason::UnknownSource);
             }
-            if let Some(rate) = app.rate {
+            if let Some(rate) = app.rate.filter(|_| row.peer.is_none()) {
                 let cost = SECOND_NS / u64::from(rate);
                 let (left, then) = self.credits.get(&app.id).copied().unwrap_or((SECOND_NS, now.mono_ns));
                 let left = (left + (now.mono_ns - then)).min(SECOND_NS);
@@ -232,7 +232,6 @@ impl Model {
             class = match app.rule {
                 Rule::MinDelay => Class::MinDelay,
                 Rule::Priority => Class::Priority,
-                Rule::Normal if row.peer.is_some() && letter.has(flag::PRIORITY) => Class::Priority,
                 Rule::Normal => Class::Normal,
             };
         }

@@ -172,8 +172,9 @@ fn ruling_15_a_receipt_is_signed_as_the_push_was() {
     let by_server = push(user::VXLAN).flags(flag::RECEIPT).signed(ABROAD_KEY);
     lab.sent(&by_server, ABROAD);
     // The terminal's own signature is checked and goes.
-    let mut from_user = receipt(&by_server).signed(user::KEY_VXLAN as u32);
-    from_user.header.source = own(user::KEY_VXLAN);
+    let by_server = push(user::KEY_VXLAN).flags(flag::RECEIPT).signed(ABROAD_KEY);
+    lab.sent(&by_server, ABROAD);
+    let from_user = receipt(&by_server).signed(user::KEY_VXLAN as u32);
     let sent = lab.sent(&from_user, "10.0.0.21:2948");
     assert_eq!(Auth::of(&sent.message().options, &sent.bytes).map(|auth| auth.key), Some(ABROAD_KEY));
     assert_eq!(sent.bytes.len(), 80);
