@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! cargo bench --bench plane                            10 thousand and 1 million users
-//! PUSHPLANE_BENCH_LARGE=1 cargo bench --bench plane    and 10 million: 6 GiB and half a minute to build
+//! PUSHPLANE_BENCH_LARGE=1 cargo bench --bench plane    and 10 million: 3 GiB, half a minute to build
 //! ```
 //!
 //! Beside it, in the same run: the plain version, the same functions with one datagram at a time; and

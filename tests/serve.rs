@@ -368,7 +368,7 @@ fn what_keeps_it_from_starting_is_one_sentence() {
     for (extra, told) in [
         ("state = \"/proc/nowhere\"\n", "the state folder /proc/nowhere cannot be written"),
         ("shards = [4095]\n", "4095"),
-        ("metrics = \"192.0.2.1:9400\"\n", "metrics address 192.0.2.1:9400"),
+        ("metrics = \"192.0.2.1:9400\"\n", "metrics: expected an address of this host, found 192.0.2.1"),
     ] {
         let (status, errors) = refused(&Site::new(extra).path("pushplane.toml"));
         assert_eq!(status, Some(2), "{errors}");
@@ -380,7 +380,7 @@ fn what_keeps_it_from_starting_is_one_sentence() {
     site.write("pushplane.toml", &text.replace("127.0.0.1:", "192.0.2.1:"));
     let (status, errors) = refused(&site.path("pushplane.toml"));
     assert_eq!(status, Some(2));
-    assert!(errors.contains("192.0.2.1 is not an address of this host"), "{errors}");
+    assert!(errors.contains("listen: expected an address of this host, found 192.0.2.1"), "{errors}");
 
     let (status, errors) = refused(Path::new("/nowhere/pushplane.toml"));
     assert_eq!(status, Some(2));

@@ -158,6 +158,13 @@ mod tests {
         assert_eq!(table.asker(&exchange(5, 9), 2000), Some(asker(7)));
     }
 
+    /// The load that the configuration promises is taken.
+    #[test]
+    fn a_table_takes_a_quarter_of_its_size() {
+        let table = Receipts::new(1 << 16, 1);
+        assert!((0..1 << 14).all(|id| table.remember(&exchange(5, id), asker(1), 1000)));
+    }
+
     #[test]
     fn a_full_table_forgets_nobody() {
         let table = Receipts::new(64, 1);
