@@ -18,7 +18,6 @@
 
 #![expect(unsafe_code, reason = "a thread's CPU time, and the peer's system calls")]
 
-#[path = "operator.rs"]
 mod operator;
 
 use std::io;

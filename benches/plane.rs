@@ -23,7 +23,6 @@
 //! chance, the datagrams are, as after a receive. Every answer is compared with what follows from the
 //! users' numbers. The table at the end has the best of all samples.
 
-#[path = "operator.rs"]
 mod operator;
 
 use std::cell::RefCell;
