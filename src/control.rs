@@ -59,6 +59,7 @@ use crate::config::{Limits, Policy};
 use crate::id::{Endpoint, PushId};
 use crate::reason::Reason;
 use crate::table::{Binding, Change, Tables};
+use crate::wire::prp::auth::SKEW_MS;
 use crate::wire::prp::{Header, Kind, Message, parse};
 
 /// Who and where the server is.
@@ -198,6 +199,20 @@ impl Engine {
     /// Replays a change of the journal.
     pub fn restore(&mut self, change: &Change) {
         self.apply(change);
+        match *change {
+            // A journal can be long; what is remembered for a time only must not grow with it.
+            Change::Released { heard_ms, .. } if self.released.len() > 2 * RELEASED_MAX => {
+                self.forget_released_before(heard_ms.saturating_sub(2 * (RELEASED_MS + SKEW_MS)));
+            }
+            Change::Unlend { lent } if self.loans.len() > self.site.limits.bindings => {
+                self.loans.forget(lent)
+            }
+            _ => {}
+        }
+    }
+
+    fn forget_released_before(&mut self, unix_ms: u64) {
+        self.released.retain(|_, (heard_ms, _)| *heard_ms >= unix_ms);
     }
 
     /// Decides a request.
@@ -287,13 +302,15 @@ impl Engine {
     }
 
     /// The age of the last REGISTER or RELEASE accepted for a terminal, as long as it is remembered.
+    /// What is further ahead of now than any request may be was heard before the clock was set back.
     fn last_heard(&self, user: PushId, device: u8, now: Now) -> u64 {
         let entry = self.store.find(user, device).map(|(_, entry)| entry);
         let remembered = |since: u64| timer::tick(now) < since.saturating_add(RELEASED_MS);
         let heard =
             entry.filter(|entry| entry.ended.is_none_or(remembered)).map_or(0, |entry| entry.heard_ms);
         let released = [Some(device), None].map(|device| self.released.get(&(user, device)));
-        released.into_iter().flatten().map(|(heard, _)| *heard).fold(heard, u64::max)
+        let heard = released.into_iter().flatten().map(|(heard, _)| *heard).chain([heard]);
+        heard.filter(|heard| *heard <= now.unix_ms.saturating_add(SKEW_MS)).max().unwrap_or(0)
     }
 
     /// The row of users.csv for a terminal.

@@ -272,8 +272,8 @@ impl<D: Disk> Journal<D> {
     /// instead gives it up; nothing is lost by that.
     ///
     /// # Errors
-    /// `ResourceBusy` while another one is being written. When a new file cannot be made, nothing has
-    /// changed and the journal goes on. Else as [`Journal::commit`].
+    /// `ResourceBusy` while another one is being written. When a new file cannot be made, the journal
+    /// goes on without. Else as [`Journal::commit`].
     pub fn begin_snapshot(&mut self) -> io::Result<Snapshot<D>> {
         if self.writing.strong_count() > 0 {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "a snapshot is being written already"));
@@ -302,12 +302,12 @@ impl<D: Disk> Journal<D> {
             && self.segments_bytes >= self.snapshot_bytes.saturating_mul(self.options.compact_ratio)
     }
 
-    /// Sequence number of the next record: all before [`Journal::durable`] are durable.
+    /// Sequence number that the next record appended will have.
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// Sequence number of the first record that is not durable.
+    /// Sequence number of the first record that is not durable: all before it may be acknowledged.
     pub fn durable(&self) -> u64 {
         self.pending
     }

@@ -2,8 +2,13 @@
 //! refused; and a process killed at any moment loses nothing that it acknowledged.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use pushplane::journal::{Journal, JournalError, Options, RECORD_BYTES_MAX, Recovery};
 
@@ -81,4 +86,100 @@ fn one_process_at_a_time() {
     );
     drop(journal);
     open(&folder).unwrap();
+}
+
+/// Small files: a life of milliseconds sees many of them.
+const SMALL: Options =
+    Options { segment_bytes: 4096, batch_bytes_max: 1 << 20, compact_ratio: 2, compact_bytes_min: 20_000 };
+
+fn range(numbers: &Range<u64>) -> Vec<u8> {
+    let mut record = numbers.start.to_le_bytes().to_vec();
+    record.extend_from_slice(&numbers.end.to_le_bytes());
+    record.resize(16 + (numbers.start % 100) as usize, 0xa5);
+    record
+}
+
+/// Opens a journal of ranges of numbers, which must follow each other from 0: how far they go.
+fn open_ranges(folder: &Path) -> (Journal, Recovery, u64) {
+    let mut end = 0;
+    let opened = Journal::open(folder, SMALL, |record| {
+        let word = |at: usize| u64::from_le_bytes(record[at..at + 8].try_into().unwrap());
+        assert_eq!(word(0), end, "a record is missing, doubled or out of order");
+        assert_eq!(record, range(&(word(0)..word(8))));
+        end = word(8);
+    });
+    let (journal, recovery) = opened.unwrap_or_else(|error| panic!("{error}"));
+    (journal, recovery, end)
+}
+
+const FOLDER: &str = "PUSHPLANE_JOURNAL_FOLDER";
+
+/// Not a test of its own: what [`a_killed_process_loses_nothing_acknowledged`] runs and kills. Commits
+/// batches of numbers for ever, says so, and compacts on another thread meanwhile.
+#[test]
+fn child() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let (mut journal, _, mut end) = open_ranges(Path::new(&folder));
+    let mut out = std::io::stdout().lock();
+    let mut compaction: Option<thread::JoinHandle<_>> = None;
+    for turn in 1.. {
+        for _ in 0..turn % 7 + 1 {
+            journal.append(&range(&(end..end + 1))).unwrap();
+            end += 1;
+        }
+        journal.commit().unwrap();
+        writeln!(out, "durable {end}").unwrap();
+        if compaction.as_ref().is_some_and(thread::JoinHandle::is_finished) {
+            journal.finish_snapshot(compaction.take().unwrap().join().unwrap());
+        }
+        if journal.should_compact() && compaction.is_none() {
+            let mut snapshot = journal.begin_snapshot().unwrap();
+            let halves = [0..end / 2, end / 2..end];
+            compaction = Some(thread::spawn(move || {
+                halves.iter().for_each(|half| snapshot.append(&range(half)).unwrap());
+                snapshot.finish().unwrap()
+            }));
+        }
+    }
+}
+
+#[test]
+fn a_killed_process_loses_nothing_acknowledged() {
+    let folders = [tempfile::tempdir().ok(), tempfile::tempdir_in("/dev/shm").ok()];
+    let folders: Vec<_> = folders.into_iter().flatten().collect();
+    let (mut cuts, mut snapshots, mut acknowledged) = (0, 0, vec![0; folders.len()]);
+    for round in 0..150_u64 {
+        let which = round as usize % folders.len();
+        let folder = folders[which].path();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+            .env(FOLDER, folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let reader = thread::spawn(move || {
+            let (mut line, mut last) = (String::new(), 0);
+            while lines.read_line(&mut line).unwrap() > 0 {
+                // A line without its end was not said.
+                if let Some(number) = line.strip_prefix("durable ").and_then(|rest| rest.strip_suffix('\n')) {
+                    last = number.parse().unwrap();
+                }
+                line.clear();
+            }
+            last
+        });
+        // From before the journal is open to many commits later.
+        thread::sleep(Duration::from_micros(round * 7919 % 30_000 + 1000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        acknowledged[which] = reader.join().unwrap().max(acknowledged[which]);
+        let (_journal, recovery, end) = open_ranges(folder);
+        assert!(end >= acknowledged[which], "{end} of {} after round {round}", acknowledged[which]);
+        cuts += u64::from(recovery.cut.is_some());
+        snapshots += u64::from(recovery.snapshot_records > 0);
+    }
+    println!("acknowledged {acknowledged:?}; {cuts} tails cut; {snapshots} recoveries from a snapshot");
+    assert!(acknowledged.iter().all(|number| *number > 0));
 }

@@ -4,7 +4,9 @@ use super::timer::{TimerId, Wheel, tick, tick_after};
 use super::{Engine, Nothing, Outbox, RELEASED_MS, REMEMBER_MS};
 use crate::clock::Now;
 use crate::id::{Endpoint, PushId};
+use crate::table::binding::ArchivedLine;
 use crate::table::{Change, Tables};
+use crate::wire::prp::auth::SKEW_MS;
 
 /// Timers that one call of [`Engine::handle_timeout`] works on: what is left is due at once.
 const TIMERS_A_CALL: usize = 4096;
@@ -34,6 +36,7 @@ impl Engine {
         for lent in self.loans.ids() {
             self.end_loan_if_over(tables, lent, now, out);
         }
+        self.forget_released_before(now.unix_ms.saturating_sub(RELEASED_MS + SKEW_MS));
         let mut released: Vec<Nothing> = self.released.keys().copied().collect();
         released.sort_unstable();
         for key in released {
@@ -44,8 +47,7 @@ impl Engine {
     /// Takes notice of new tables.
     pub fn tables_changed(&mut self, tables: &Tables, now: Now, out: &mut Outbox) {
         let arrays = tables.arrays();
-        let nat =
-            |(at, line): (u32, &crate::table::binding::ArchivedLine)| Some((line.nat(arrays.nat6())?, at));
+        let nat = |(at, line): (u32, &ArchivedLine)| Some((line.nat(arrays.nat6())?, at));
         self.static_nats = (0..).zip(arrays.lines()).filter_map(nat).collect();
         self.static_nats.sort_unstable();
         self.gateways.clear();
@@ -77,6 +79,8 @@ impl Engine {
                 let (user, device) = (entry.binding.user, entry.binding.device);
                 if Self::row(tables, user, device).is_none() {
                     self.commit(tables, Change::Forget { user, device }, now, out);
+                } else {
+                    self.store.set_hiding(at, true);
                 }
             } else if let Some(lent) = self.loan_expiry.pop(to) {
                 let Some(loan) = self.loans.get_mut(lent) else { continue };
@@ -126,7 +130,9 @@ impl Engine {
         let Some(entry) = self.store.get_mut(at) else { return };
         entry.ended = Some(tick(now));
         let has_row = Self::row(tables, entry.binding.user, entry.binding.device).is_some();
-        rearm(&mut self.expiry, &mut entry.timer, at, now, (!has_row).then_some(REMEMBER_MS));
+        let wait = (!has_row).then_some(REMEMBER_MS);
+        rearm(&mut self.expiry, &mut entry.timer, at, now, wait);
+        self.store.set_hiding(at, has_row);
     }
 
     pub(super) fn arm_loan(&mut self, lent: PushId, now: Now) {

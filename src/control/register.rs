@@ -81,7 +81,7 @@ impl Engine {
             self.finish_register(tables, &registration, now, out)?;
             return Ok(Outcome::Answered);
         }
-        self.check(tables, &registration, now)?;
+        self.check(&registration, now)?;
         self.visit(tables, home, registration, now, out)?;
         Ok(Outcome::Pending)
     }
@@ -193,7 +193,7 @@ impl Engine {
     }
 
     /// Whether the registration is new enough and there is room for it.
-    pub(super) fn check(&self, tables: &Tables, registration: &Registration, now: Now) -> Result<(), Reason> {
+    pub(super) fn check(&self, registration: &Registration, now: Now) -> Result<(), Reason> {
         let Registration { binding, age, .. } = registration;
         if age.heard_ms < self.last_heard(binding.user, binding.device, now) {
             return Err(Reason::StaleOrReplayed);
@@ -207,9 +207,8 @@ impl Engine {
             return Err(Reason::StaleOrReplayed);
         }
         let is_new = self.store.find(binding.user, binding.device).is_none();
-        // Rows that must be hidden are counted, too, but never refused: that is a matter of safety.
-        let rows = || usize::from(Self::row(tables, binding.user, binding.device).is_some());
-        if is_new && self.store.len() >= self.site.limits.bindings.saturating_add(rows()) {
+        let counted = self.store.len() - self.store.hiding();
+        if is_new && counted >= self.site.limits.bindings {
             return Err(Reason::Overloaded);
         }
         let needs_loan =
@@ -228,7 +227,7 @@ impl Engine {
         now: Now,
         out: &mut Outbox,
     ) -> Result<(), Reason> {
-        self.check(tables, registration, now)?;
+        self.check(registration, now)?;
         let Registration { mut binding, age, validity_s, lend, asker } = *registration;
         let (user, device) = (binding.user, binding.device);
         let lent = match lend {

@@ -242,10 +242,14 @@ impl Relays {
     /// arrive after that.
     pub(super) fn supersede(&mut self, user: PushId, device: u8, to: Endpoint) {
         self.take_if(user, |relay| match relay.task {
-            Task::Register(_) => false,
-            Task::Renew => relay.device == device && relay.to == to,
+            Task::Register(_) | Task::Renew => false,
             Task::Leave | Task::Evict => (relay.device == device || relay.device == 0) && relay.to == to,
         });
+    }
+
+    /// The terminal was registered with its home server: that need not be done again now.
+    pub(super) fn renewed(&mut self, user: PushId, device: u8) {
+        self.take_if(user, |relay| relay.device == device && matches!(relay.task, Task::Renew));
     }
 
     /// The terminal's visit is to be renewed after so long.

@@ -81,9 +81,13 @@ impl Engine {
             ends.extend(rows.filter(|row| self.store.find(user, row.device).is_none()));
         }
 
-        let newest = ends.iter().map(|binding| self.last_heard(user, binding.device, now)).max();
-        let asked = self.last_heard_of_nothing(user, which.device);
-        if age < newest.unwrap_or(0).max(asked) {
+        let known = ends.iter().map(|binding| binding.device).chain(which.device);
+        let newest = known.map(|device| self.last_heard(user, device, now)).max().unwrap_or(0);
+        // All terminals are those, too, that nothing is known of but their RELEASE.
+        let others = (which.is_by_device() && which.device.is_none()).then_some(0..=u8::MAX);
+        let released = others.into_iter().flatten().map(Some).chain([None]);
+        let released = released.filter_map(|device| self.released.get(&(user, device)));
+        if age < released.map(|(heard, _)| *heard).max().unwrap_or(0).max(newest) {
             return Err(Reason::StaleOrReplayed);
         }
         // Terminals that are not known must not be bound by what was sent before this.
@@ -130,10 +134,5 @@ impl Engine {
             }
         }
         Ok(Outcome::Answered)
-    }
-
-    fn last_heard_of_nothing(&self, user: crate::id::PushId, device: Option<u8>) -> u64 {
-        let known = [device, None].map(|device| self.released.get(&(user, device)));
-        known.into_iter().flatten().map(|(heard, _)| *heard).max().unwrap_or(0)
     }
 }

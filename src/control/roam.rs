@@ -157,7 +157,7 @@ impl Engine {
                 out.answered += 1;
                 let granted_s = registration.validity_s;
                 let wait_ms = (granted_s != 0).then_some(u64::from(granted_s) * 500);
-                self.relays.supersede(user, device, to);
+                self.relays.renewed(user, device);
                 self.relays.renew_after((user, device), granted_s, wait_ms, now);
             }
             Task::Renew => {

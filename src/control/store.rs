@@ -1,7 +1,7 @@
 //! What the controller knows of terminals: bindings, ended ones that are still remembered, and whose
 //! each private and public address is.
 //!
-//! Costs about 340 bytes a terminal: an entry of 144 to 160, 40 of its timer, and its places in three hash maps.
+//! Costs about 340 bytes a terminal: an entry of 160, 32 of its timer, and its places in three hash maps.
 //! Every question that a request asks is answered by a few hash lookups; nothing is scanned.
 
 use std::collections::HashMap;
@@ -25,6 +25,8 @@ pub(super) struct Entry {
     pub(super) ended: Option<u64>,
     /// When it ends, or is forgotten.
     pub(super) timer: Option<TimerId>,
+    /// It is ended and has a row in users.csv, which it hides for as long as that is there.
+    hides_row: bool,
     /// The next terminal of the same user.
     next: u32,
 }
@@ -35,6 +37,8 @@ impl Entry {
         self.ended.is_none() && is_valid(&self.binding, unix_ms)
     }
 }
+
+const _: () = assert!(size_of::<Option<Entry>>() <= 160);
 
 /// Whether a binding's validity has not run out at this time.
 pub(super) fn is_valid(binding: &Binding, unix_ms: u64) -> bool {
@@ -54,6 +58,7 @@ pub(super) struct Store {
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
     bound: usize,
+    hiding: usize,
     /// The first of a user's terminals. Keys are bytes: 20 of them a place instead of 32.
     users: HashMap<[u8; 16], u32, RandomState>,
     privates: HashMap<(u32, [u8; 16]), Owner, RandomState>,
@@ -66,6 +71,7 @@ impl Store {
             entries: Vec::new(),
             free: Vec::new(),
             bound: 0,
+            hiding: 0,
             users: HashMap::with_hasher(hasher.clone()),
             privates: HashMap::with_hasher(hasher.clone()),
             nats: HashMap::with_hasher(hasher.clone()),
@@ -80,6 +86,18 @@ impl Store {
     /// How many of them are bound.
     pub(super) fn bound(&self) -> usize {
         self.bound
+    }
+
+    /// How many hide a row of users.csv: no more than there are rows, and nobody can add to them.
+    pub(super) fn hiding(&self) -> usize {
+        self.hiding
+    }
+
+    /// Sets whether the ended entry at this place hides a row.
+    pub(super) fn set_hiding(&mut self, at: u32, hides_row: bool) {
+        let Some(entry) = self.entries.get_mut(at as usize).and_then(Option::as_mut) else { return };
+        let before = std::mem::replace(&mut entry.hides_row, hides_row);
+        self.hiding = self.hiding - usize::from(before) + usize::from(hides_row);
     }
 
     /// The entry at this place.
@@ -146,6 +164,7 @@ impl Store {
         }
         let at = self.place(binding.user, binding.device);
         self.unclaim(at);
+        self.set_hiding(at, false);
         if let Some(entry) = self.get_mut(at) {
             (entry.binding, entry.heard_ms, entry.ended) = (*binding, heard_ms, None);
         }
@@ -178,6 +197,7 @@ impl Store {
         let (at, entry) = self.find(user, device)?;
         let next = entry.next;
         self.unclaim(at);
+        self.set_hiding(at, false);
         let before = self.of_user(user).find(|(_, entry)| entry.next == at).map(|(before, _)| before);
         match before.and_then(|before| self.get_mut(before)) {
             Some(before) => before.next = next,
@@ -194,7 +214,14 @@ impl Store {
             return at;
         }
         let next = self.users.get(&user.to_bytes()).copied().unwrap_or(NIL);
-        let entry = Entry { binding: nothing(user, device), heard_ms: 0, ended: Some(0), timer: None, next };
+        let entry = Entry {
+            binding: nothing(user, device),
+            heard_ms: 0,
+            ended: Some(0),
+            timer: None,
+            hides_row: false,
+            next,
+        };
         let at = match self.free.pop() {
             Some(at) => {
                 self.entries[at as usize] = Some(entry);

@@ -6,4 +6,8 @@
 mod lab;
 
 mod bench;
+mod groups;
+mod model;
 mod register;
+mod roam;
+mod world;

@@ -1,0 +1,639 @@
+//! Terminals come, move and go, at the real server over loopback: registration, release, takeover, validity, policies,
+//! roaming between two servers, and a server that is killed while it acknowledges.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use pushplane::clock::Clock;
+use pushplane::id::PushId;
+use pushplane::reason::Reason;
+use pushplane::wire::prp::auth::MacKey;
+use pushplane::wire::prp::{self, HeadBuilder, Header, Kind, flag, option_type as ty};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+const WAIT: Duration = Duration::from_secs(5);
+
+/// A user with no row in users.csv.
+const GUEST: PushId = PushId(0x77);
+/// A user with a key, number 5.
+const SIGNER: PushId = PushId(0x55);
+const SIGNERS_KEY: u32 = 5;
+const SECRET: [u8; 16] = [0x5A; 16];
+
+fn bind(at: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(at).unwrap();
+    socket.set_read_timeout(Some(WAIT)).unwrap();
+    socket
+}
+
+/// A message identifier that no other message has.
+fn fresh() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed) << 20 | u64::from(std::process::id()) & 0xF_FFFF
+}
+
+/// A request about a user, with options.
+fn request(kind: Kind, user: PushId, options: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut head = HeadBuilder::new(&Header::new(kind, user, PushId::NONE, fresh()));
+    for (option, value) in options {
+        head.option(*option, &[value]);
+    }
+    head.datagram(&[]).unwrap()
+}
+
+/// REGISTER with ListenPort 0 and these options.
+fn register(user: PushId, options: &[(u8, &[u8])]) -> Vec<u8> {
+    request(Kind::Register, user, &[&[(ty::LISTEN_PORT, &[0, 0][..])], options].concat())
+}
+
+fn release(user: PushId, device: u8) -> Vec<u8> {
+    request(Kind::Release, user, &[(ty::DEVICE, &[device])])
+}
+
+fn signed(mut request: Vec<u8>) -> Vec<u8> {
+    let header = Header::read(&request).unwrap();
+    let message = prp::parse(&request).unwrap();
+    let mut head = HeadBuilder::new(&header);
+    head.keep(&message, &request, |_| true);
+    head.auth(SIGNERS_KEY, Clock::start().now().unix_ms);
+    request = head.datagram(&[]).unwrap();
+    let end = request.len();
+    assert!(MacKey::new(SECRET).sign(&mut request, end));
+    request
+}
+
+fn address(at: SocketAddr) -> Vec<u8> {
+    let SocketAddr::V4(at) = at else { panic!("IPv4") };
+    [&at.ip().octets()[..], &at.port().to_be_bytes()].concat()
+}
+
+/// What answers a request: the kind, the reason of a REJECT, the datagram.
+#[derive(Debug)]
+struct Answer {
+    kind: Kind,
+    reason: Option<Reason>,
+    bytes: Vec<u8>,
+}
+
+/// Sends a request and waits for its answer; `None` when there is none in the socket's time.
+fn try_ask(socket: &UdpSocket, server: SocketAddr, request: &[u8]) -> Option<Answer> {
+    socket.send_to(request, server).ok()?;
+    let asked = Header::read(request).unwrap().message;
+    let mut buffer = [0; 2048];
+    loop {
+        let (length, _) = socket.recv_from(&mut buffer).ok()?;
+        let bytes = buffer[..length].to_vec();
+        let Ok(message) = prp::parse(&bytes) else { continue };
+        if message.header.message == asked && message.kind != Kind::Push {
+            let code = message.options.reason(&bytes).map(|(code, _)| code);
+            return Some(Answer { kind: message.kind, reason: code.and_then(Reason::from_code), bytes });
+        }
+    }
+}
+
+#[track_caller]
+fn ask(socket: &UdpSocket, server: SocketAddr, request: &[u8]) -> Answer {
+    try_ask(socket, server, request).expect("an answer")
+}
+
+#[track_caller]
+fn registered(socket: &UdpSocket, server: SocketAddr, request: &[u8]) -> Answer {
+    let answer = ask(socket, server, request);
+    assert_eq!((answer.kind, answer.reason), (Kind::Registered, None));
+    answer
+}
+
+fn push(user: PushId, flags: u8) -> Vec<u8> {
+    let header = Header { app: 7, flags, ..Header::new(Kind::Push, user, PushId(9), fresh()) };
+    HeadBuilder::new(&header).datagram(b"hello").unwrap()
+}
+
+/// Where a push to this user arrives, by the place of the terminal, or why it is rejected.
+#[track_caller]
+fn deliver(server: SocketAddr, user: PushId, terminals: &[&UdpSocket]) -> Result<usize, Reason> {
+    let sender = bind("127.0.0.1:0");
+    sender.set_nonblocking(true).unwrap();
+    // A receipt is wanted so that a REJECT of another server finds its way back.
+    let message = push(user, flag::RECEIPT);
+    let id = Header::read(&message).unwrap().message;
+    sender.send_to(&message, server).unwrap();
+    let clock = Clock::start();
+    let start = clock.now().mono_ns;
+    let mut buffer = [0; 2048];
+    let mut all: Vec<UdpSocket> = terminals.iter().map(|socket| socket.try_clone().unwrap()).collect();
+    all.push(sender);
+    let mut result = None;
+    for socket in &all {
+        socket.set_nonblocking(true).unwrap();
+    }
+    while result.is_none() && clock.now().mono_ns - start < WAIT.as_nanos() as u64 {
+        for (place, socket) in all.iter().enumerate() {
+            let Ok((length, _)) = socket.recv_from(&mut buffer) else { continue };
+            let bytes = &buffer[..length];
+            let found = prp::parse(bytes).unwrap();
+            if found.header.message != id {
+                continue;
+            }
+            result = Some(match found.options.reason(bytes) {
+                Some((code, _)) => Err(Reason::from_code(code).unwrap()),
+                None => Ok(place),
+            });
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    for socket in &all {
+        socket.set_nonblocking(false).unwrap();
+    }
+    result.expect("a push arrives or is rejected")
+}
+
+/// A server's folder.
+struct Site {
+    folder: tempfile::TempDir,
+    at: SocketAddr,
+}
+
+impl Site {
+    /// `config` goes behind the `[server]` table.
+    fn new(config: &str) -> Self {
+        let at = bind("127.0.0.1:0").local_addr().unwrap();
+        Self::one_of("one", at, &[("one", "0", at)], config)
+    }
+
+    fn one_of(name: &str, at: SocketAddr, servers: &[(&str, &str, SocketAddr)], config: &str) -> Self {
+        let site = Self { folder: tempfile::tempdir().unwrap(), at };
+        std::fs::create_dir(site.path("tables")).unwrap();
+        site.write(
+            "pushplane.toml",
+            &format!("[server]\nname = \"{name}\"\nlisten = [\"{at}\"]\nshards = 2\n{config}"),
+        );
+        let server = |(name, prefix, at): &(&str, &str, SocketAddr)| {
+            format!("[[server]]\nname = \"{name}\"\nprefix = \"{prefix}\"\naddress = \"{at}\"\nkey = 1\n")
+        };
+        site.write("tables/servers.toml", &servers.iter().map(server).collect::<String>());
+        site.write(
+            "tables/gateways.toml",
+            "[[gateway]]\nname = \"g\"\naddress = \"127.0.0.3:17400\"\ntunnel = \"none\"\n",
+        );
+        site.write("tables/segments.csv", "realm,prefix,gateway\n0,127.64.0.0/10,g\n");
+        site.write("tables/apps.toml", "[[app]]\nid = 7\nname = \"mail\"\n");
+        site.write("tables/users.csv", "push_id,device,private\n");
+        let keys = format!(
+            "[[key]]\nid = 1\nvalue = \"{:032x}\"\n[[key]]\nid = {SIGNERS_KEY}\nvalue = \"{:032x}\"\nuser = \"{SIGNER}\"\n",
+            0x1234,
+            u128::from_be_bytes(SECRET)
+        );
+        site.write("tables/keys.toml", &keys);
+        let secret = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(site.path("tables/keys.toml"), secret).unwrap();
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    fn serve(&self) -> Running {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_pushplane"))
+            .arg("serve")
+            .arg("--config")
+            .arg(self.path("pushplane.toml"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let mut running = Running { child, ready };
+        if !running.ready.starts_with("ready ") {
+            panic!("{:?}", running.end());
+        }
+        running
+    }
+}
+
+/// A running server; killed when dropped.
+struct Running {
+    child: Child,
+    ready: String,
+}
+
+impl Running {
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn terminate(&mut self) -> String {
+        let status = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
+        assert!(status.unwrap().success());
+        let (status, errors) = self.end();
+        assert_eq!(status, Some(0), "{errors}");
+        errors
+    }
+
+    fn end(&mut self) -> (Option<i32>, String) {
+        let mut rest = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap().code(), rest)
+    }
+
+    /// The page of `/metrics`.
+    fn metrics(&self) -> String {
+        let at = self.ready.split("http://").nth(1).unwrap().trim().trim_end_matches("/metrics");
+        let mut stream = TcpStream::connect(at).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A value of a page of metrics.
+fn value(page: &str, name: &str) -> i64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name} in {page}")).parse().unwrap()
+}
+
+const METRICS: &str = "metrics = \"127.0.0.1:0\"\n";
+
+#[test]
+fn a_terminal_registers_gets_a_push_answers_it_and_releases() {
+    let site = Site::new(METRICS);
+    let mut running = site.serve();
+    let terminal = bind("127.64.0.2:0");
+    assert_eq!(deliver(site.at, GUEST, &[]), Err(Reason::UnknownDestination));
+    let answer = registered(&terminal, site.at, &register(GUEST, &[(ty::VALIDITY, &[0, 0, 0, 60])]));
+    let message = prp::parse(&answer.bytes).unwrap();
+    assert_eq!(message.options.validity(&answer.bytes), Some(60));
+
+    // Push, receipt.
+    let sender = bind("127.0.0.1:0");
+    let asking = push(GUEST, flag::RECEIPT);
+    sender.send_to(&asking, site.at).unwrap();
+    let mut buffer = [0; 2048];
+    let (length, from) = terminal.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..length], from), (&asking[..], site.at), "from where it wrote to, unchanged");
+    let receipt = Header::read(&asking).unwrap().answer(Kind::Receipt);
+    terminal.send_to(&HeadBuilder::new(&receipt).datagram(b"ok").unwrap(), site.at).unwrap();
+    let (length, _) = sender.recv_from(&mut buffer).unwrap();
+    assert_eq!(prp::parse(&buffer[..length]).unwrap().kind, Kind::Receipt);
+
+    // Release, once more, and again.
+    for _ in 0..2 {
+        assert_eq!(ask(&terminal, site.at, &release(GUEST, 0)).kind, Kind::Released);
+        assert_eq!(deliver(site.at, GUEST, &[&terminal]), Err(Reason::NotAttached));
+    }
+    registered(&terminal, site.at, &register(GUEST, &[]));
+    assert_eq!(deliver(site.at, GUEST, &[&terminal]), Ok(0));
+
+    // At another address: there only.
+    let other = bind("127.64.0.3:0");
+    registered(&other, site.at, &register(GUEST, &[]));
+    assert_eq!(deliver(site.at, GUEST, &[&terminal, &other]), Ok(1));
+    // Another device is another terminal.
+    registered(&terminal, site.at, &register(GUEST, &[(ty::DEVICE, &[4])]));
+    assert!(deliver(site.at, GUEST, &[&terminal, &other]).is_ok());
+
+    std::thread::sleep(Duration::from_millis(100));
+    let page = running.metrics();
+    assert_eq!(value(&page, "pushplane_table_entries{table=\"live\"}"), 2);
+    assert_eq!((value(&page, "pushplane_unaccounted"), value(&page, "pushplane_in_flight")), (0, 0));
+    let total = |name: &str| value(&page, &format!("pushplane_{name}_total"));
+    assert_eq!(total("punted"), 6);
+    let errors = running.terminate();
+    assert!(errors.contains("unaccounted 0"), "{errors}");
+}
+
+#[test]
+fn a_private_address_with_another_port() {
+    let site = Site::new("");
+    let _running = site.serve();
+    let (asks, listens) = (bind("127.64.0.5:0"), bind("127.64.0.5:0"));
+    let private = address(listens.local_addr().unwrap());
+    let wish = request(Kind::Register, GUEST, &[(ty::PRIVATE_ADDRESS, &private)]);
+    registered(&asks, site.at, &wish);
+    assert_eq!(deliver(site.at, GUEST, &[&asks, &listens]), Ok(1));
+    // Somebody else's address is not to be had.
+    let elsewhere = bind("127.64.0.6:0");
+    let refused =
+        ask(&elsewhere, site.at, &request(Kind::Register, PushId(0x78), &[(ty::PRIVATE_ADDRESS, &private)]));
+    assert_eq!(refused.reason, Some(Reason::NotPermitted));
+    assert_eq!(deliver(site.at, GUEST, &[&asks, &listens]), Ok(1));
+    // RELEASE by the address.
+    let by_address = request(Kind::Release, GUEST, &[(ty::PRIVATE_ADDRESS, &private)]);
+    assert_eq!(ask(&asks, site.at, &by_address).kind, Kind::Released);
+    assert_eq!(deliver(site.at, GUEST, &[&asks, &listens]), Err(Reason::NotAttached));
+}
+
+/// The first promise: a push never reaches the address's next owner.
+#[test]
+fn who_takes_an_address_takes_it_from_whoever_had_it() {
+    let site = Site::new("");
+    let row = PushId(0x11);
+    let seat = bind("127.64.0.7:0");
+    let at = seat.local_addr().unwrap();
+    site.write("tables/users.csv", &format!("push_id,device,private\n{row},0,{at}\n"));
+    let mut running = site.serve();
+    let next = bind("127.64.0.7:0");
+    assert_eq!(deliver(site.at, row, &[&seat, &next]), Ok(0));
+    registered(&next, site.at, &register(GUEST, &[]));
+    assert_eq!(deliver(site.at, row, &[&seat, &next]), Err(Reason::NotAttached));
+    assert_eq!(deliver(site.at, GUEST, &[&seat, &next]), Ok(1));
+    registered(&seat, site.at, &register(PushId(0x78), &[]));
+    assert_eq!(deliver(site.at, GUEST, &[&seat, &next]), Err(Reason::NotAttached));
+    assert_eq!(deliver(site.at, PushId(0x78), &[&seat, &next]), Ok(0));
+    assert_eq!(ask(&seat, site.at, &release(PushId(0x78), 0)).kind, Kind::Released);
+    // Nobody has it now, and not the row either: before and after a restart.
+    for round in 0..3 {
+        for user in [row, GUEST, PushId(0x78)] {
+            assert_eq!(deliver(site.at, user, &[&seat, &next]), Err(Reason::NotAttached), "{user}");
+        }
+        if round == 0 {
+            running.terminate();
+            running = site.serve();
+        } else {
+            running.kill();
+            running = site.serve();
+        }
+    }
+}
+
+#[test]
+fn validity_ends_a_binding() {
+    let site = Site::new("[limits]\nvalidity_max_s = 100\n");
+    let _running = site.serve();
+    let terminal = bind("127.64.0.8:0");
+    let granted = |seconds: u32| {
+        let answer =
+            registered(&terminal, site.at, &register(GUEST, &[(ty::VALIDITY, &seconds.to_be_bytes())]));
+        prp::parse(&answer.bytes).unwrap().options.validity(&answer.bytes)
+    };
+    assert_eq!((granted(0), granted(1000)), (Some(100), Some(100)));
+    assert_eq!(granted(1), Some(1));
+    assert_eq!(deliver(site.at, GUEST, &[&terminal]), Ok(0));
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(deliver(site.at, GUEST, &[&terminal]), Err(Reason::NotAttached));
+}
+
+#[test]
+fn policies_say_who_may_register() {
+    let plain = register(GUEST, &[]);
+    let (inside, outside) = (bind("127.64.0.9:0"), bind("127.0.0.9:0"));
+    for (policy, from_inside, from_outside) in
+        [("signed", false, false), ("segment", true, false), ("any", true, true)]
+    {
+        let site = Site::new(&format!("[policy]\nregister = \"{policy}\"\n"));
+        let _running = site.serve();
+        for (socket, may) in [(&inside, from_inside), (&outside, from_outside)] {
+            let answer = ask(socket, site.at, &plain);
+            let expected = if may { None } else { Some(Reason::NotPermitted) };
+            assert_eq!(answer.reason, expected, "{policy}");
+            let by_key = registered(socket, site.at, &signed(register(SIGNER, &[])));
+            let message = prp::parse(&by_key.bytes).unwrap();
+            let auth = prp::auth::Auth::of(&message.options, &by_key.bytes).expect("answers are signed, too");
+            assert!(MacKey::new(SECRET).verify(&by_key.bytes, &auth));
+        }
+        // A key of somebody else.
+        let theft = ask(&inside, site.at, &signed(register(GUEST, &[])));
+        assert_eq!(theft.reason, Some(Reason::AuthenticationFailed));
+        // The same datagram again.
+        let once = signed(register(SIGNER, &[]));
+        registered(&inside, site.at, &once);
+        assert_eq!(ask(&inside, site.at, &once).reason, Some(Reason::StaleOrReplayed));
+    }
+}
+
+#[test]
+fn a_lent_push_id_leads_to_the_terminal() {
+    let site = Site::new("");
+    let mut running = site.serve();
+    let terminal = bind("127.64.0.10:0");
+    let answer = registered(&terminal, site.at, &register(GUEST, &[(ty::DYNAMIC_ID, &[0; 16])]));
+    let lent = prp::parse(&answer.bytes).unwrap().options.dynamic_id(&answer.bytes).expect("a Push ID");
+    assert_ne!(lent, GUEST);
+    assert_eq!(deliver(site.at, lent, &[&terminal]), Ok(0));
+    running.kill();
+    let _running = site.serve();
+    assert_eq!(deliver(site.at, lent, &[&terminal]), Ok(0));
+    assert_eq!(ask(&terminal, site.at, &release(GUEST, 0)).kind, Kind::Released);
+    assert!(deliver(site.at, lent, &[&terminal]).is_err());
+}
+
+/// A user of one server registers with the other, which tells the first; pushes go home and from there to where
+/// the user is.
+#[test]
+fn roaming_between_two_servers() {
+    let (at, there) = (bind("127.0.0.1:0").local_addr().unwrap(), bind("127.0.0.1:0").local_addr().unwrap());
+    let servers = [("home", "0", at), ("away", "1", there)];
+    let home = Site::one_of("home", at, &servers, METRICS);
+    let away = Site::one_of("away", there, &servers, METRICS);
+    let mut at_home = home.serve();
+    let mut at_away = away.serve();
+    let terminal = bind("127.64.0.11:0");
+    registered(&terminal, away.at, &register(GUEST, &[]));
+    assert_eq!(deliver(home.at, GUEST, &[&terminal]), Ok(0));
+    // Both forget nothing.
+    at_home.kill();
+    at_away.kill();
+    at_home = home.serve();
+    at_away = away.serve();
+    assert_eq!(deliver(home.at, GUEST, &[&terminal]), Ok(0));
+    // At home again: the other one ends.
+    let seat = bind("127.64.0.12:0");
+    registered(&seat, home.at, &register(GUEST, &[]));
+    assert_eq!(deliver(home.at, GUEST, &[&terminal, &seat]), Ok(1));
+    assert_eq!(deliver(away.at, GUEST, &[&terminal, &seat]), Ok(1));
+    // Away again, and released there.
+    registered(&terminal, away.at, &register(GUEST, &[]));
+    assert_eq!(deliver(home.at, GUEST, &[&terminal, &seat]), Ok(0));
+    assert_eq!(ask(&terminal, away.at, &release(GUEST, 0)).kind, Kind::Released);
+    assert_eq!(deliver(home.at, GUEST, &[&terminal, &seat]), Err(Reason::NotAttached));
+    // Nobody at home: who comes here is told.
+    at_home.terminate();
+    terminal.set_read_timeout(Some(2 * WAIT)).unwrap();
+    let refused = ask(&terminal, away.at, &register(GUEST, &[]));
+    assert_eq!(refused.kind, Kind::Reject);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(value(&at_away.metrics(), "pushplane_unaccounted"), 0);
+    at_away.terminate();
+}
+
+#[test]
+fn a_client_registers_by_itself_and_releases() {
+    let site = Site::new("");
+    let _running = site.serve();
+    let mut listen = Command::new(env!("CARGO_BIN_EXE_pushplane"))
+        .args(["listen", "--server", &site.at.to_string(), "--id", &GUEST.to_string()])
+        .args(["--bind", "127.64.0.13", "--validity", "1", "--count", "2"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut errors = BufReader::new(listen.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("registered as device 1 for 1 s") {
+        line.clear();
+        assert!(errors.read_line(&mut line).unwrap() > 0);
+    }
+    let send = || {
+        let to = GUEST.to_string();
+        let args = [
+            "send",
+            "--server",
+            &site.at.to_string(),
+            "--to",
+            &to,
+            "--app",
+            "7",
+            "--from",
+            "00000000000000000000000000000009",
+            "--receipt",
+            "hello",
+        ];
+        Command::new(env!("CARGO_BIN_EXE_pushplane")).args(args).output().unwrap()
+    };
+    assert!(send().status.success());
+    // Longer than the validity: it was renewed.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(send().status.success());
+    let out = listen.wait_with_output().unwrap();
+    assert_eq!(
+        (out.status.code(), String::from_utf8(out.stdout).unwrap()),
+        (Some(0), "hello\nhello\n".to_owned())
+    );
+    let mut rest = String::new();
+    errors.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("released"), "{rest}");
+    let late = send();
+    assert!(!late.status.success());
+    assert!(String::from_utf8(late.stdout).unwrap().contains("not-attached"));
+}
+
+/// What a user's terminal was told last, and what it asked for without an answer.
+struct Tracked {
+    user: PushId,
+    seats: [UdpSocket; 2],
+    /// Where it is bound, as acknowledged.
+    acked: Option<usize>,
+    /// Whether anything was ever acknowledged.
+    known: bool,
+    /// What was asked and not answered.
+    maybe: Vec<Option<usize>>,
+}
+
+impl Tracked {
+    fn new(n: u8) -> Self {
+        let seat = |place: u8| {
+            let socket = bind(&format!("127.64.{}.{}:0", n + 100, place + 1));
+            socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            socket
+        };
+        let seats = [seat(0), seat(1)];
+        Self { user: PushId(0x1000 + u128::from(n)), seats, acked: None, known: false, maybe: Vec::new() }
+    }
+
+    /// Asks for something by chance, and takes note of the answer. False when there is none.
+    fn step(&mut self, server: SocketAddr, chance: &mut StdRng) -> bool {
+        let place = chance.random_range(0..2);
+        let bound = chance.random_bool(0.7);
+        let request = if bound { register(self.user, &[]) } else { release(self.user, 0) };
+        let wanted = bound.then_some(place);
+        match try_ask(&self.seats[place], server, &request) {
+            Some(Answer { kind: Kind::Registered | Kind::Released, .. }) => {
+                (self.acked, self.known) = (wanted, true);
+                self.maybe.clear();
+                true
+            }
+            Some(answer) => {
+                // Refused: it holds what held before.
+                assert_eq!(answer.reason, Some(Reason::Overloaded), "{answer:?}");
+                true
+            }
+            None => {
+                self.maybe.push(wanted);
+                false
+            }
+        }
+    }
+
+    /// Holds what the server knows to what was acknowledged.
+    fn check(&mut self, server: SocketAddr) {
+        let found = match deliver(server, self.user, &[&self.seats[0], &self.seats[1]]) {
+            Ok(place) => Some(place),
+            Err(Reason::NotAttached) => None,
+            Err(Reason::UnknownDestination) if !self.known || self.acked.is_none() => None,
+            Err(reason) => panic!("{}: {reason}, acknowledged {:?}", self.user, self.acked),
+        };
+        let may = found == self.acked || self.maybe.contains(&found);
+        assert!(may, "{}: found {found:?}, acknowledged {:?}, or {:?}", self.user, self.acked, self.maybe);
+        self.acked = found;
+        self.maybe.clear();
+        for seat in &self.seats {
+            seat.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        }
+    }
+}
+
+/// The second promise: what was acknowledged survives. The server is killed at random moments while several sockets
+/// register and release, more than a hundred times.
+#[test]
+fn what_was_acknowledged_survives_a_kill() {
+    const ROUNDS: u64 = 110;
+    let seed = std::env::var("SEED").map_or(1, |seed| seed.parse().unwrap());
+    println!("SEED={seed}");
+    let mut chance = StdRng::seed_from_u64(seed);
+    let site = Site::new("[limits]\nreplays = 1024\nreceipts = 1024\n");
+    let mut groups: Vec<Vec<Tracked>> =
+        (0..4).map(|group| (0..4).map(|n| Tracked::new(group * 4 + n)).collect()).collect();
+    let mut acknowledged = 0;
+    for round in 0..ROUNDS {
+        let mut running = site.serve();
+        for tracked in groups.iter_mut().flatten() {
+            tracked.check(site.at);
+        }
+        let stop = AtomicBool::new(false);
+        let count = AtomicU64::new(0);
+        let life = Duration::from_micros(chance.random_range(500..40_000));
+        std::thread::scope(|scope| {
+            for (n, group) in (0..).zip(&mut groups) {
+                let (stop, count) = (&stop, &count);
+                let mut chance = StdRng::seed_from_u64(seed << 32 | round << 8 | n);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        let at = chance.random_range(0..group.len());
+                        if group[at].step(site.at, &mut chance) {
+                            count.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+            std::thread::sleep(life);
+            running.kill();
+            stop.store(true, Ordering::Relaxed);
+        });
+        acknowledged += count.into_inner();
+    }
+    println!("{acknowledged} requests acknowledged in {ROUNDS} lives");
+    assert!(acknowledged > ROUNDS);
+    let running = site.serve();
+    for tracked in groups.iter_mut().flatten() {
+        tracked.check(site.at);
+    }
+    drop(running);
+}
