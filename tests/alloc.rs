@@ -161,7 +161,7 @@ fn register(shared: &Shared) {
 /// Runs the script and returns what was counted.
 fn run(policy: Policy, registered: bool) -> Counters {
     // Few receipts can be owed, so that some PUSHes cannot be promised theirs.
-    let limits = Limits { receipts: 64, ..LIMITS };
+    let limits = Limits { receipts: 256, ..LIMITS };
     let site = site(policy, 0, Arc::new(Shared::new(&limits, 1, 7)));
     if registered {
         register(&site.shared);

@@ -223,10 +223,7 @@ impl<'a> Sender<'a> {
     /// What is rightly signed is answered signed, even when it failed before its signature was looked
     /// at (ruling 15): a server that shares a key with this one would refuse the REJECT otherwise.
     fn answer_key(&self, reason: Reason) -> Option<u32> {
-        if !matches!(
-            reason,
-            Reason::UnsupportedKind | Reason::ApplicationNotAllowed | Reason::SourceAddressNotAllowed
-        ) {
+        if !matches!(reason, Reason::ApplicationNotAllowed | Reason::SourceAddressNotAllowed) {
             return None;
         }
         let app = Some(self.message.header.app).filter(|_| self.message.kind == Kind::Push);

@@ -116,6 +116,7 @@ impl World {
             (after.delivered - before.delivered, Outcome::Delivered),
             (after.forwarded - before.forwarded, Outcome::Forwarded),
             (after.answered - before.answered, Outcome::Answered),
+            (after.punted - before.punted, Outcome::Handed),
         ];
         for (counted, outcome) in moved {
             if counted != count(outcome) {

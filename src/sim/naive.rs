@@ -51,8 +51,16 @@ pub mod kind {
     pub const PUSH: u8 = 1;
     pub const RECEIPT: u8 = 2;
     pub const REJECT: u8 = 3;
+    pub const REGISTER: u8 = 4;
+    pub const REGISTERED: u8 = 5;
+    pub const RELEASE: u8 = 6;
+    pub const RELEASED: u8 = 7;
+    pub const GROUP: u8 = 8;
+    pub const GROUPED: u8 = 9;
+    pub const RESOLVED: u8 = 11;
     pub const ECHO: u8 = 12;
     pub const ECHOED: u8 = 13;
+    pub const INTRODUCE: u8 = 14;
 }
 
 /// Flags.

@@ -22,6 +22,8 @@ pub enum Outcome {
     Forwarded,
     /// ECHO.
     Answered,
+    /// To the controller, which is not of these worlds.
+    Handed,
     /// Not at all.
     Dropped(Reason),
 }
@@ -163,7 +165,6 @@ impl Model {
             row.passed = Err(Reason::TooLarge);
             return row;
         }
-        let is_taken = |kind| matches!(kind, kind::PUSH | kind::RECEIPT | kind::REJECT | kind::ECHO);
         let letter = match Letter::decode(bytes) {
             Ok(letter) => letter,
             Err(Reason::UnsupportedOption) if !row.head.as_ref().is_some_and(|head| is_taken(head.kind)) => {
@@ -195,7 +196,9 @@ impl Model {
         letter: Letter,
     ) -> Result<Passed, Reason> {
         let is_push = letter.kind == kind::PUSH;
-        if !matches!(letter.kind, kind::PUSH | kind::RECEIPT | kind::REJECT | kind::ECHO) {
+        // Only another server answers what a server asks.
+        let is_servers = matches!(letter.kind, kind::REGISTERED | kind::RELEASED);
+        if !is_taken(letter.kind) || (is_servers && row.peer.is_none()) {
             return Err(Reason::UnsupportedKind);
         }
         if is_push {
@@ -266,6 +269,13 @@ impl Model {
             let send = Expected { to, class: *class, way: Way::Bare, letter: echoed, key: row.signed };
             return Ok((Outcome::Answered, vec![send]));
         }
+        let handed = || match datagram.bytes.len() {
+            ..=HANDED_MAX => Ok((Outcome::Handed, Vec::new())),
+            _ => Err(Reason::TooLarge),
+        };
+        if !matches!(letter.kind, kind::PUSH | kind::RECEIPT | kind::REJECT) {
+            return handed();
+        }
         if letter.kind != kind::PUSH {
             let asked = (letter.destination, letter.source, letter.message);
             let asker =
@@ -281,6 +291,10 @@ impl Model {
                 let key = asker.key;
                 let send = Expected { to: asker.from, class: Class::Normal, way, letter, key };
                 return Ok((Outcome::Forwarded, vec![send]));
+            }
+            // Of what the controller asked for itself, perhaps.
+            if letter.kind == kind::REJECT && row.peer.is_some() && letter.destination.is_none() {
+                return handed();
             }
         }
         if !letter.has(flag::ROAMED) {
@@ -304,6 +318,9 @@ fn reachable(
     listener: u8,
     (outcome, mut sends): (Outcome, Vec<Expected>),
 ) -> Result<(Outcome, Vec<Expected>), Reason> {
+    if outcome == Outcome::Handed {
+        return Ok((outcome, sends));
+    }
     let answers = site.listen[usize::from(listener)].is_ipv4();
     let mut fault = Reason::NoRoute;
     sends.retain(|send| {
@@ -318,6 +335,14 @@ fn reachable(
         fits && has_way
     });
     if sends.is_empty() { Err(fault) } else { Ok((outcome, sends)) }
+}
+
+/// The longest request that a controller takes.
+const HANDED_MAX: usize = 1472;
+
+/// Whether a server does something with messages of this kind.
+fn is_taken(kind: u8) -> bool {
+    matches!(kind, 1..=14) && !matches!(kind, kind::GROUPED | kind::RESOLVED | kind::ECHOED)
 }
 
 /// The REJECT that answers a message.
@@ -423,10 +448,13 @@ fn signature(
         return if needed { Err(Reason::AuthenticationFailed) } else { Ok(None) };
     };
     let key = site.rib.keys.iter().find(|key| key.id == auth.key).ok_or(Reason::AuthenticationFailed)?;
-    let belongs = wanted
-        .map_or(app_key == Some(key.id) || user_key(&site.rib, letter.source) == Some(key.id), |wanted| {
-            wanted == key.id
-        });
+    let is_users = |user| user_key(&site.rib, user) == Some(key.id);
+    // Of what is asked for oneself the destination is who asks.
+    let asks = matches!(letter.kind, kind::REGISTER | kind::RELEASE | kind::GROUP | kind::INTRODUCE);
+    let belongs = match wanted {
+        Some(wanted) => wanted == key.id,
+        None => app_key == Some(key.id) || is_users(letter.source) || (asks && is_users(letter.destination)),
+    };
     if belongs && auth.is_right(bytes, key.value) {
         Ok(Some(key.id))
     } else {

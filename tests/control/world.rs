@@ -91,7 +91,7 @@ impl World {
             let home = n % 3;
             let prefix = [3u128, 2, 1][home];
             let address = Endpoint::new([203, 0, 113, n as u8].into(), 5000);
-            User { id: PushId(prefix << 124 | n as u128 + 1), home, at: None, address }
+            User { id: PushId((prefix << 124) | (n as u128 + 1)), home, at: None, address }
         };
         let users = (0..USERS).map(user).collect();
         let loss = rng.random_range(0.0..0.5);
