@@ -129,6 +129,8 @@ pub struct Limits {
     /// (119 an entry, a quarter more entries for lent Push IDs and public IPv6 addresses): 149 MiB. Both are taken
     /// as they are needed. Beyond it a new one is `overloaded`.
     pub bindings: usize,
+    /// Bytes on disk beyond which the journal is compacted, where that halves it.
+    pub journal: usize,
     /// Validity granted to who asks for none, seconds.
     pub validity_default_s: usize,
     /// The longest validity granted, seconds.
@@ -152,6 +154,7 @@ impl Default for Limits {
             punts: 1 << 10,
             receive_buffer: 1 << 20,
             bindings: 1 << 20,
+            journal: 64 << 20,
             validity_default_s: 3600,
             validity_max_s: 86_400,
             groups: 1 << 16,

@@ -186,7 +186,7 @@ impl Server {
             &config,
             seed,
             Arc::clone(&shared),
-            &mut reader,
+            (&mut reader, publisher.watch()),
             sockets,
             Arc::clone(&state),
             clock,

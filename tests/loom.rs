@@ -70,6 +70,35 @@ fn publish_frees_nothing_under_a_reader() {
     });
 }
 
+/// A writer changes something beside the published value and waits until every visit has ended that may have seen
+/// what was there before: from then on nobody works on that.
+#[test]
+fn a_change_beside_the_value_is_seen_by_every_later_visit() {
+    model(|| {
+        let alive = std::sync::Arc::new(AtomicUsize::new(0));
+        let (publisher, mut readers) = publish((), 2);
+        let (mut own, mut reader) = (readers.pop().unwrap(), readers.pop().unwrap());
+        let mut watch = publisher.watch();
+        let held = Arc::new((Seqlock::<1>::default(), Value::new(1, &alive)));
+        let seen = Arc::clone(&held);
+        let thread = thread::spawn(move || {
+            let visit = reader.enter();
+            if seen.0.try_read() == Some([0]) {
+                seen.1.read();
+            }
+            drop(visit);
+        });
+        let own = own.enter();
+        held.0.write(&[1]);
+        watch.begin();
+        if watch.have_left(&own) {
+            // An exclusive access: loom fails the model when the reader may still be at work on it.
+            held.1.0.with_mut(|_| {});
+        }
+        thread.join().unwrap();
+    });
+}
+
 #[test]
 fn words_are_read_of_one_moment() {
     model(|| {

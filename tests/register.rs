@@ -203,7 +203,11 @@ impl Site {
     }
 
     fn serve(&self) -> Running {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pushplane"))
+        self.serve_by(Command::new(env!("CARGO_BIN_EXE_pushplane")))
+    }
+
+    fn serve_by(&self, mut command: Command) -> Running {
+        let mut child = command
             .arg("serve")
             .arg("--config")
             .arg(self.path("pushplane.toml"))
@@ -525,6 +529,49 @@ fn a_client_registers_by_itself_and_releases() {
     assert!(String::from_utf8(late.stdout).unwrap().contains("not-attached"));
 }
 
+/// A disk that takes no more: nothing is acknowledged that is not durable, and the server says so.
+#[test]
+fn a_journal_that_fails_ends_registration_and_nothing_else() {
+    let site = Site::new(METRICS);
+    let mut command = Command::new("sh");
+    // Files of at most 8 × 512 or 1024 bytes, and an error instead of a signal beyond.
+    command.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_pushplane")]);
+    let mut running = site.serve_by(command);
+    let http = |page: &str| value(page, "pushplane_ready");
+    assert_eq!(http(&running.metrics()), 1);
+    let mut acknowledged = Vec::new();
+    let mut refused = 0;
+    for n in 0..200u8 {
+        let terminal = bind(&format!("127.65.0.{}:0", n + 1));
+        let user = PushId(0x2000 + u128::from(n));
+        let answer = ask(&terminal, site.at, &register(user, &[]));
+        match answer.reason {
+            None => acknowledged.push((user, terminal)),
+            Some(reason) => {
+                assert_eq!(reason, Reason::Overloaded);
+                refused += 1;
+            }
+        }
+    }
+    assert!(acknowledged.len() > 5 && refused > 5, "{} and {refused}", acknowledged.len());
+    for (user, terminal) in &acknowledged {
+        assert_eq!(deliver(site.at, *user, &[terminal]), Ok(0), "pushes go on");
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let page = running.metrics();
+    assert_eq!(
+        (http(&page), value(&page, "pushplane_unaccounted"), value(&page, "pushplane_in_flight")),
+        (0, 0, 0)
+    );
+    running.kill();
+    let (_, errors) = running.end();
+    assert_eq!(errors.matches("registrations are refused").count(), 1, "{errors}");
+    let _running = site.serve();
+    for (user, terminal) in &acknowledged {
+        assert_eq!(deliver(site.at, *user, &[terminal]), Ok(0), "what was acknowledged is there");
+    }
+}
+
 /// What a user's terminal was told last, and what it asked for without an answer.
 struct Tracked {
     user: PushId,
@@ -598,7 +645,8 @@ fn what_was_acknowledged_survives_a_kill() {
     let seed = std::env::var("SEED").map_or(1, |seed| seed.parse().unwrap());
     println!("SEED={seed}");
     let mut chance = StdRng::seed_from_u64(seed);
-    let site = Site::new("[limits]\nreplays = 1024\nreceipts = 1024\n");
+    // A small journal, so that it is compacted meanwhile, too.
+    let site = Site::new("[limits]\nreplays = 1024\nreceipts = 1024\njournal = 65536\n");
     let mut groups: Vec<Vec<Tracked>> =
         (0..4).map(|group| (0..4).map(|n| Tracked::new(group * 4 + n)).collect()).collect();
     let mut acknowledged = 0;
@@ -631,6 +679,9 @@ fn what_was_acknowledged_survives_a_kill() {
     }
     println!("{acknowledged} requests acknowledged in {ROUNDS} lives");
     assert!(acknowledged > ROUNDS);
+    let files = std::fs::read_dir(site.path("state/journal")).unwrap();
+    let is_snapshot = |name: std::ffi::OsString| name.to_string_lossy().starts_with("snapshot-");
+    assert!(files.map(|file| file.unwrap().file_name()).any(is_snapshot), "it was compacted meanwhile");
     let running = site.serve();
     for tracked in groups.iter_mut().flatten() {
         tracked.check(site.at);

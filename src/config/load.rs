@@ -278,6 +278,7 @@ fn read_limits(mut section: Section<'_>, faults: &mut Faults) -> Limits {
         punts: limit("punts", default.punts, 1..=1 << 16),
         receive_buffer: limit("receive_buffer", default.receive_buffer, 4096..=1 << 30),
         bindings: limit("bindings", default.bindings, 1..=1 << 28),
+        journal: limit("journal", default.journal, 1 << 16..=1 << 40),
         validity_default_s: limit("validity_default_s", default.validity_default_s, 1..=u32::MAX.into()),
         validity_max_s: limit("validity_max_s", default.validity_max_s, 1..=u32::MAX.into()),
         groups: limit("groups", default.groups, 0..=1 << 26),
@@ -320,7 +321,7 @@ mod tests {
             "[policy]\nknown_sources = true\nrequire_auth = true\nrejects = false\nregister = \"signed\"\n",
             "static_bindings = true\n",
             "[limits]\ndatagram_max = 9_000\nframes = 0x80\nreceipts = 1\nreplays = 2\nreject_sources = 3\n",
-            "receive_buffer = 4096\npunts = 7\nbindings = 9\nvalidity_default_s = 60\nvalidity_max_s = 600\n",
+            "receive_buffer = 4096\npunts = 7\njournal = 65536\nbindings = 9\nvalidity_default_s = 60\nvalidity_max_s = 600\n",
             "groups = 0\ngroup_members = 5\nrelays = 6\n",
         ))
         .unwrap();
@@ -329,7 +330,7 @@ mod tests {
         assert_eq!(config.shards, Shards::Cpus(vec![2, 3]));
         assert_eq!(config.listen.len(), 2);
         assert_eq!((config.limits.datagram_max, config.limits.frames), (9000, 128));
-        assert_eq!(config.limits.punts, 7);
+        assert_eq!((config.limits.punts, config.limits.journal), (7, 65_536));
         assert_eq!(config.policy.register, RegisterPolicy::Signed);
         assert!(config.policy.static_bindings);
         let limits = config.limits;

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A batch is what has arrived while the one before was made durable: so the disk sets the pace, and each
-//! fdatasync carries as many changes as there were requests meanwhile. Nothing is answered before it is durable
-//! and every shard sees it.
+//! fdatasync carries as many changes as there were requests meanwhile. Nothing is answered before it is durable,
+//! every shard sees it, and every burst that may not have seen it has left: so who is told that an address is his
+//! gets nothing any more that was meant for who had it before.
 //!
 //! A journal that failed is never written again, and an engine that counts on what was not written is not asked
 //! again: from then on every request is rejected as `overloaded`, and the server says that it is not ready.
@@ -31,7 +32,7 @@ use crate::journal::{Finished, Journal, Options, Recovery};
 use crate::metrics::Counters;
 use crate::plane::{Punt, Shared};
 use crate::reason::Reason;
-use crate::table::publish::Reader;
+use crate::table::publish::{Guard, Reader, Watch};
 use crate::table::{Change, LiveWriter, Tables};
 use crate::wire::prp::{HeadBuilder, Header, Kind};
 
@@ -41,6 +42,9 @@ const BATCH_MAX: usize = 4096;
 
 /// Slots of the live tables that one request may take: a RELEASE of all devices leaves a tombstone for each.
 const ROOM_MIN: usize = 600;
+
+/// How long the controller waits at most for a shard to finish a burst: far longer than one takes.
+const BURST_NS: u64 = 200_000_000;
 
 /// What the controller found when it started.
 #[derive(Clone, Debug)]
@@ -67,6 +71,7 @@ pub(super) struct Controller {
     journal: Option<Journal>,
     writer: LiveWriter,
     shared: Arc<Shared>,
+    shards: Watch<Tables>,
     /// By listener: the sockets that a shard receives on, to send from.
     sockets: Vec<Socket>,
     state: Arc<State>,
@@ -92,7 +97,7 @@ impl Controller {
         config: &Config,
         seed: u64,
         shared: Arc<Shared>,
-        tables: &mut Reader<Tables>,
+        (tables, shards): (&mut Reader<Tables>, Watch<Tables>),
         sockets: Vec<Socket>,
         state: Arc<State>,
         clock: Clock,
@@ -118,7 +123,8 @@ impl Controller {
             }
             None => fault = fault.take().or_else(|| Some(unreadable(&folder))),
         };
-        let (journal, recovery) = Journal::open(&folder, Options::default(), replay)
+        let options = Options { compact_bytes_min: config.limits.journal as u64, ..Options::default() };
+        let (journal, recovery) = Journal::open(&folder, options, replay)
             .map_err(|error| StartError(format!("what terminals registered cannot be read: {error}")))?;
         if let Some(fault) = fault {
             return Err(StartError(fault));
@@ -129,6 +135,7 @@ impl Controller {
             journal: Some(journal),
             writer,
             shared,
+            shards,
             sockets,
             state,
             clock,
@@ -236,7 +243,7 @@ impl Controller {
     }
 
     /// Makes durable what was decided, shows it to the shards, and only then answers.
-    fn settle(&mut self, tables: &Tables, now: Now) {
+    fn settle(&mut self, tables: &Guard<'_, Tables>, now: Now) {
         let mut out = std::mem::take(&mut self.out);
         if self.poisoned {
             return;
@@ -244,6 +251,9 @@ impl Controller {
         if let Err(why) = self.keep(&out.changes) {
             self.fail(&why, tables, now);
             return;
+        }
+        if !out.changes.is_empty() {
+            self.await_shards(tables);
         }
         self.counters.answered += out.answered;
         for reason in out.dropped.drain(..) {
@@ -257,6 +267,15 @@ impl Controller {
         out.answered = 0;
         self.out = out;
         self.asked.clear();
+    }
+
+    /// Waits until every burst has left that may not have seen the live tables as they are now.
+    fn await_shards(&mut self, tables: &Guard<'_, Tables>) {
+        self.shards.begin();
+        let start = self.clock.now().mono_ns;
+        while !self.shards.have_left(tables) && self.clock.now().mono_ns - start < BURST_NS {
+            std::thread::yield_now();
+        }
     }
 
     fn keep(&mut self, changes: &[Change]) -> Result<(), String> {

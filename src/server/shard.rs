@@ -60,11 +60,11 @@ impl<P: Port> Shard<P> {
         let worked = !self.burst.rows.is_empty() || !self.burst.done.is_empty();
         self.settle();
         if !self.burst.rows.is_empty() {
-            {
-                let tables = self.tables.enter();
-                self.plane.process(&self.site, &tables, now, &mut self.burst, &mut NoTrace);
-            }
-            self.send()?;
+            let tables = self.tables.enter();
+            self.plane.process(&self.site, &tables, now, &mut self.burst, &mut NoTrace);
+            send(&mut self.port, &mut self.burst, &mut self.later)?;
+            // Only now has the burst left: what follows a change waits for that.
+            drop(tables);
             self.burst.clear_rows();
             self.settle();
             self.plane.ledger_mut().counters_mut().bursts += 1;
@@ -77,18 +77,6 @@ impl<P: Port> Shard<P> {
         let punted = self.plane.ledger().counters().punted;
         self.site.shared.punted(self.site.shard, punted, punted != before);
         Ok(worked)
-    }
-
-    /// Hands over what is decided, in its order; what must not wait goes alone and first.
-    fn send(&mut self) -> io::Result<()> {
-        let tx = &mut self.burst.tx;
-        let urgent = tx.iter().take_while(|tx| tx.class == Class::MinDelay).count();
-        if urgent > 0 && urgent < tx.len() {
-            self.later.extend(tx.drain(urgent..));
-            self.port.send(&mut self.burst)?;
-            self.burst.tx.append(&mut self.later);
-        }
-        self.port.send(&mut self.burst)
     }
 
     fn settle(&mut self) {
@@ -115,4 +103,16 @@ impl<P: Port> Shard<P> {
     pub fn frames_free(&self) -> usize {
         self.burst.pool.available()
     }
+}
+
+/// Hands over what is decided, in its order; what must not wait goes alone and first.
+fn send<P: Port>(port: &mut P, burst: &mut Burst, later: &mut Vec<Tx>) -> io::Result<()> {
+    let tx = &mut burst.tx;
+    let urgent = tx.iter().take_while(|tx| tx.class == Class::MinDelay).count();
+    if urgent > 0 && urgent < tx.len() {
+        later.extend(tx.drain(urgent..));
+        port.send(burst)?;
+        burst.tx.append(later);
+    }
+    port.send(burst)
 }

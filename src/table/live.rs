@@ -27,8 +27,8 @@
 //! *No former owner.* An address passes from user U to user V in this order: U's slot becomes a tombstone, then
 //! V's words are written. Take a reader that resolves a message for U:
 //!
-//! 1. It reads U's slot before the tombstone: the address was U's at that moment. V's registration is neither
-//!    durable's news nor answered yet (the answer follows the change).
+//! 1. It reads U's slot before the tombstone: the address was U's at that moment. V has not been answered, and is not
+//!    before the reader's burst has left ([`super::publish::Watch`]).
 //! 2. It reads the tombstone: nothing leads to the address.
 //! 3. It found U in users.csv, not here: [`LiveBindings::owner`] says whose the address is, V's from the moment of
 //!    V's words on.

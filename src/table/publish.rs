@@ -23,6 +23,9 @@
 //! Later steps of the reader only make the number differ from the snapshot, and a reader that has moved
 //! on loads the pointer anew: it cannot come back to A. Numbers do not wrap: 2^64 bursts. `tests/loom.rs`
 //! tries the interleavings.
+//!
+//! The same three cases hold for anything else that a writer stored before it took a snapshot: a [`Watch`] tells
+//! when every reader that may have seen less has left.
 
 #![expect(unsafe_code, reason = "turns the published pointer into a reference while a reader is inside")]
 
@@ -93,6 +96,13 @@ pub struct Reader<T> {
     _not_sync: PhantomData<std::cell::Cell<()>>,
 }
 
+/// Sees when readers have left.
+#[derive(Clone)]
+pub struct Watch<T> {
+    shared: Arc<Shared<T>>,
+    seen: Vec<u64>,
+}
+
 /// A reader that is inside: the value stays until this is dropped.
 pub struct Guard<'a, T> {
     value: &'a T,
@@ -129,10 +139,34 @@ impl<T: Send + Sync> Publisher<T> {
         self.retired.len()
     }
 
+    /// Who sees when readers have left.
+    pub fn watch(&self) -> Watch<T> {
+        Watch { shared: Arc::clone(&self.shared), seen: Vec::new() }
+    }
+
     /// The value that is published now.
     pub fn current(&self) -> &T {
         // SAFETY: only `publish`, which needs `&mut self`, can retire it.
         unsafe { &*self.shared.current.load(Ordering::Acquire) }
+    }
+}
+
+impl<T> Watch<T> {
+    /// From now on [`Watch::have_left`] is about the visits that are going on now. What this thread stored before,
+    /// every later visit sees.
+    pub fn begin(&mut self) {
+        fence(Ordering::SeqCst);
+        self.seen.clear();
+        self.seen.extend(self.shared.slots.iter().map(|slot| slot.load(Ordering::Acquire)));
+    }
+
+    /// Whether those visits have ended, but for that of `own`, the caller's reader; what the readers did in them has
+    /// been done.
+    pub fn have_left(&self, own: &Guard<'_, T>) -> bool {
+        let inside = |(slot, seen): (&CachePadded<AtomicU64>, &u64)| {
+            seen % 2 == 1 && !std::ptr::eq(&**slot, own.slot) && slot.load(Ordering::Acquire) == *seen
+        };
+        !self.shared.slots.iter().zip(&self.seen).any(inside)
     }
 }
 
@@ -208,6 +242,25 @@ mod tests {
         assert_eq!((first.enter().0, alive.load(Ordering::SeqCst)), (3, 1));
         drop((publisher, first, second));
         assert_eq!(alive.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_watch_sees_visits_end() {
+        let (publisher, mut readers) = publish(1, 2);
+        let mut own = readers.pop().unwrap();
+        let mut other = readers.pop().unwrap();
+        let mut watch = publisher.watch();
+        let own = own.enter();
+        watch.begin();
+        assert!(watch.have_left(&own), "nobody else is inside");
+        let visit = other.enter();
+        assert!(watch.have_left(&own), "that began later");
+        watch.begin();
+        assert!(!watch.have_left(&own));
+        drop(visit);
+        assert!(watch.have_left(&own));
+        let _visit = other.enter();
+        assert!(watch.have_left(&own), "another visit");
     }
 
     /// Two threads read while the writer publishes: nobody ever sees a freed value.

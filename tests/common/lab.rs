@@ -486,6 +486,7 @@ pub(crate) const LIMITS: Limits = Limits {
     punts: 64,
     receive_buffer: 1 << 20,
     bindings: 1 << 10,
+    journal: 1 << 20,
     validity_default_s: 3600,
     validity_max_s: 86_400,
     groups: 1 << 6,
