@@ -302,9 +302,11 @@ fn scenario(seed: u64) {
     }
     // What was to be said elsewhere has been said.
     world.pass_ms(70_000);
+    // Everybody moves on once more, and this time what was there before ends at once.
     for user in 0..USERS {
         let node = world.users[user].at.unwrap();
-        world.register_until_answered(user, node);
+        let next = (node + world.rng.random_range(0..3)) % 3;
+        world.register_until_answered(user, next);
     }
     world.pass_ms(1_000);
     for User { id, home, at: node, address } in &world.users {
