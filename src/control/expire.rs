@@ -9,7 +9,7 @@ use crate::table::{Change, Tables};
 use crate::wire::prp::auth::SKEW_MS;
 
 /// Timers that one call of [`Engine::handle_timeout`] works on: what is left is due at once.
-const TIMERS_A_CALL: usize = 4096;
+const TIMERS_A_CALL: usize = 1024;
 
 impl Engine {
     /// Makes the engine ready once the journal is replayed (or when there is none): ends what ran out

@@ -5,6 +5,7 @@
 #[path = "../common/lab.rs"]
 mod lab;
 
+mod anything;
 mod bench;
 mod groups;
 mod model;
