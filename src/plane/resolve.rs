@@ -97,6 +97,10 @@ impl Resolver<'_> {
                     // Of a request that the controller made for itself.
                     return Ok(Verdict::Punt);
                 }
+                // To nobody: whose prefix is all zeros did not ask.
+                if header.destination.is_none() {
+                    return Err(Reason::NoRoute);
+                }
             }
             _ => {}
         }

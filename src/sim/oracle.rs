@@ -296,6 +296,9 @@ impl Model {
             if letter.kind == kind::REJECT && row.peer.is_some() && letter.destination.is_none() {
                 return handed();
             }
+            if letter.destination.is_none() {
+                return Err(Reason::NoRoute);
+            }
         }
         if !letter.has(flag::ROAMED) {
             let server = route(&site.rib, letter.destination).ok_or(Reason::NoRoute)?;
