@@ -108,12 +108,13 @@ pub struct Limits {
     /// Datagrams that a shard holds at once, received or being sent. × (`datagram_max` + 193 bytes):
     /// 1024 × 2.3 KiB = 2.3 MiB a shard.
     pub frames: usize,
-    /// Receipts that a shard can owe at once, for 30 s each. × 64 bytes: 131 072 × 64 B = 8 MiB a
-    /// shard, enough for 4300 receipts a second; beyond it a PUSH that wants one is `overloaded`.
+    /// Receipts that a shard can owe at once, for 32 s each. × 64 bytes: 262 144 × 64 B = 16 MiB a shard.
+    /// Each has eight places to be in: up to a quarter full none is refused, which is 2000 receipts a second
+    /// (262 144 / 4 / 32 s); beyond, a few PUSHes that want one are `overloaded`.
     pub receipts: usize,
     /// Signed messages remembered against replay, for 60 s each, by the whole server. × 8 bytes:
-    /// 4 194 304 × 8 B = 32 MiB, enough for 60 000 signed messages a second; beyond it a signed
-    /// message is `overloaded`.
+    /// 4 194 304 × 8 B = 32 MiB. Each has sixteen places to be in: up to five eighths full none is refused,
+    /// which is 43 000 signed messages a second; beyond, a few are `overloaded`.
     pub replays: usize,
     /// Source addresses whose REJECTs are rate-limited apart, by the whole server. × 8 bytes.
     pub reject_sources: usize,
@@ -147,7 +148,7 @@ impl Default for Limits {
         Self {
             datagram_max: 2048,
             frames: 1024,
-            receipts: 1 << 17,
+            receipts: 1 << 18,
             replays: 1 << 22,
             reject_sources: 1 << 16,
             punts: 1 << 10,

@@ -211,15 +211,15 @@ impl Endpoint {
 
     /// The four octets, if the address is IPv4.
     pub const fn ipv4(self) -> Option<[u8; 4]> {
-        match self.ip() {
-            IpAddr::V4(v4) => Some(v4.octets()),
-            IpAddr::V6(_) => None,
+        match self.addr {
+            [.., a, b, c, d] if self.is_ipv4() => Some([a, b, c, d]),
+            _ => None,
         }
     }
 
-    /// Whether the address is IPv4.
+    /// Whether the address is IPv4: one comparison of what v4-mapped addresses begin with.
     pub const fn is_ipv4(self) -> bool {
-        self.ip().is_ipv4()
+        u128::from_be_bytes(self.addr) >> 32 == 0xFFFF
     }
 
     /// Whether this is [`Endpoint::NONE`].

@@ -13,6 +13,7 @@ pub mod packet;
 pub mod plane;
 pub mod reason;
 pub mod server;
+pub mod sim;
 pub mod sync;
 pub mod table;
 pub mod wire;

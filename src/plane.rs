@@ -14,6 +14,7 @@
 
 mod authorize;
 pub mod explain;
+mod heard;
 mod ledger;
 mod parse;
 mod punt;
@@ -30,18 +31,18 @@ use std::thread::Thread;
 
 pub use ledger::{Account, EXTRA, Ledger};
 pub use punt::{PUNT_BYTES_MAX, Punt, PuntRing};
-pub use receipts::{Asker, Receipts};
+pub use receipts::{Asker, Exchange, Receipts};
 pub use rejects::RejectLimiter;
 pub use replay::{ReplayWindow, Seen};
 pub use trace::{NoTrace, Trace};
 
 use crate::clock::Now;
 use crate::config::{Limits, Policy};
-use crate::id::{Endpoint, Imsi, PushId};
+use crate::id::{Endpoint, PushId};
 use crate::packet::{BURST_MAX, Burst, Class};
 use crate::reason::Reason;
 use crate::table::{LiveBindings, LiveWriter, Tables};
-use crate::wire::prp::{Header, Message};
+use crate::wire::prp::{HeadBuilder, Header, Kind, Message};
 use terminals::{Key, Moment};
 
 /// What all shards of a server share and change: everything that must hold "over the whole server".
@@ -50,6 +51,7 @@ pub struct Shared {
     replay: ReplayWindow,
     rejects: RejectLimiter,
     receipts: Box<[Receipts]>,
+    heard: heard::Heard,
     live: Arc<LiveBindings>,
     punts: Box<[PuntRing]>,
     /// Who empties the rings, if somebody does.
@@ -63,6 +65,7 @@ impl Shared {
             replay: ReplayWindow::new(limits.replays, seed),
             rejects: RejectLimiter::new(limits.reject_sources, seed),
             receipts: (0..shards).map(|_| Receipts::new(limits.receipts, seed)).collect(),
+            heard: heard::Heard::new(seed),
             live: Arc::new(LiveBindings::new(limits.bindings + limits.bindings / 4 + 1024, seed)),
             punts: (0..shards).map(|_| PuntRing::new(limits.punts)).collect(),
             controller: OnceLock::new(),
@@ -122,8 +125,13 @@ pub struct Site {
 }
 
 impl Site {
-    /// The listening address that reaches `to`: the first of its family.
+    /// The listening address that reaches `to`: the one that it last wrote to, else the first of its family.
     fn listener_for(&self, to: Endpoint) -> Option<u8> {
+        if self.listen.len() > 1
+            && let Some(listener) = self.shared.heard.listener(to)
+        {
+            return Some(listener);
+        }
         self.listen.iter().position(|own| own.is_ipv4() == to.is_ipv4()).map(|at| at as u8)
     }
 }
@@ -159,8 +167,6 @@ pub struct Terminal {
     pub realm: u32,
     /// Private address and port.
     pub private: Option<Endpoint>,
-    /// The subscriber.
-    pub imsi: Option<Imsi>,
     /// The user may have a key of its own.
     pub has_key: bool,
     /// The listening address that it last wrote to, where that is known (ruling 22).
@@ -206,26 +212,52 @@ pub struct Send {
     pub hop: Hop,
 }
 
+/// What could be read of a row.
+#[derive(Clone, Copy, Debug, Default)]
+enum Read {
+    /// Less than a header.
+    #[default]
+    Nothing,
+    /// A header, of something that breaks a rule.
+    Head(Header),
+    /// A message that keeps every rule.
+    Message(Message),
+}
+
+impl Read {
+    const fn header(&self) -> Option<&Header> {
+        match self {
+            Self::Nothing => None,
+            Self::Head(header) => Some(header),
+            Self::Message(message) => Some(&message.header),
+        }
+    }
+}
+
 /// What the stages know of one row.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
-    /// There from 48 bytes on.
-    header: Option<Header>,
-    /// There when every rule is kept.
-    message: Option<Message>,
+    read: Read,
     verdict: Verdict,
-    class: Option<Class>,
-    /// The application's rule sets PRIORITY.
-    sets_priority: bool,
     /// Of the destination, for the bindings.
     key: Key,
     /// The sending server's index.
     peer: Option<u32>,
-    /// The index of the key whose signature was found right.
-    signed_by: Option<u32>,
+    grant: Grant,
     /// This row's part of `sends`.
     first_send: usize,
     sends: usize,
+}
+
+/// What the sender may, as far as it was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Grant {
+    /// The index of the key whose signature was found right.
+    signed_by: Option<u32>,
+    /// The application's rule.
+    class: Option<Class>,
+    /// That rule sets PRIORITY.
+    sets_priority: bool,
 }
 
 /// A shard's plane: the columns of the burst that is being worked on, and the accounts of what was
@@ -235,6 +267,8 @@ pub struct Plane {
     cells: Vec<Cell>,
     sends: Vec<Send>,
     ledger: Ledger,
+    /// Where heads are written before they go in front of a payload.
+    head: HeadBuilder,
 }
 
 /// The most terminals that a user can have: one for each value of Device.
@@ -247,6 +281,7 @@ impl Plane {
             cells: Vec::with_capacity(BURST_MAX),
             sends: Vec::with_capacity(BURST_MAX * TERMINALS_MAX),
             ledger: Ledger::new(frames + BURST_MAX),
+            head: HeadBuilder::new(&Header::new(Kind::Push, PushId::NONE, PushId::NONE, 0)),
         }
     }
 

@@ -143,13 +143,13 @@ impl Server {
     /// A port is in use, a CPU is not to be had, the kernel refuses what the configuration insists on,
     /// the state folder cannot be written, what it holds is damaged: nothing is left running.
     pub fn start(config: Config, image: Image, seed: u64) -> Result<Self, StartError> {
-        prepare_state(&config)?;
+        prepare_state(&config, true)?;
         let mut warnings = Vec::new();
         let Placement { cpus, warnings: placed } = net::choose_cpus(&config.shards, net::allowed_cpus())?;
         warnings.extend(placed);
         let bound = net::bind_shards(&config.listen, cpus.len(), config.limits.receive_buffer)?;
         warnings.extend(bound.warnings);
-        if !bound.steered {
+        if !bound.steered && cpus.len() > 1 {
             warnings
                 .push("the kernel does not steer by user here; correct, but caches are colder".to_owned());
         }
@@ -245,7 +245,12 @@ impl Server {
         for told in starting {
             match told.recv() {
                 Ok(Ok(started)) => {
-                    server.warnings.extend(started.warnings);
+                    for warning in started.warnings {
+                        // Shards mostly have the same to say.
+                        if !server.warnings.contains(&warning) {
+                            server.warnings.push(warning);
+                        }
+                    }
                     server.ports.push(started.port);
                 }
                 Ok(Err(error)) => return Err(error),
@@ -372,8 +377,8 @@ fn facts(tables: &Tables, retired: usize) -> TableFacts {
     }
 }
 
-/// Makes the state folder and proves that it can be written.
-fn prepare_state(config: &Config) -> Result<(), StartError> {
+/// Proves that the state folder can be written, or be made; makes it.
+fn prepare_state(config: &Config, make: bool) -> Result<(), StartError> {
     let folder = &config.state;
     let wrong = |error: io::Error| {
         StartError(format!(
@@ -381,8 +386,13 @@ fn prepare_state(config: &Config) -> Result<(), StartError> {
             folder.display()
         ))
     };
-    std::fs::create_dir_all(folder).map_err(wrong)?;
-    tempfile::Builder::new().prefix(".probe").tempfile_in(folder).map(drop).map_err(wrong)
+    if make {
+        std::fs::create_dir_all(folder).map_err(wrong)?;
+    }
+    // A folder that is still to be made is made in the nearest one that is there.
+    let there = folder.ancestors().find(|folder| folder.as_os_str().is_empty() || folder.exists());
+    let there = there.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+    tempfile::Builder::new().prefix(".probe").tempfile_in(there).map(drop).map_err(wrong)
 }
 
 /// Everything that [`Server::start`] refuses and that can be known without starting: the state folder
@@ -391,7 +401,7 @@ fn prepare_state(config: &Config) -> Result<(), StartError> {
 /// # Errors
 /// As [`Server::start`].
 pub fn check(config: &Config) -> Result<Vec<String>, StartError> {
-    prepare_state(config)?;
+    prepare_state(config, false)?;
     let mut warnings = net::choose_cpus(&config.shards, net::allowed_cpus())?.warnings;
     match (config.io, net::Uring::probe()) {
         (_, Ok(())) | (Io::Socket, _) => {}

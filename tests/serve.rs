@@ -190,6 +190,43 @@ fn a_push_arrives_over_either_port_and_the_server_stops_when_asked() {
     }
 }
 
+/// Ruling 22 of PROTOCOL.md: what a terminal gets leaves from the listening address that it last wrote to.
+#[test]
+fn a_terminal_hears_from_the_address_that_it_last_wrote_to() {
+    let site = Site::new("");
+    let second = free_port();
+    let text = std::fs::read_to_string(site.path("pushplane.toml")).unwrap();
+    let both = format!("listen = [\"127.0.0.1:{}\", \"127.0.0.1:{second}\"]", site.port);
+    let one = format!("listen = [\"127.0.0.1:{}\"]", site.port);
+    site.write("pushplane.toml", &text.replace(&one, &both));
+    let _running = site.serve();
+    let (sender, mut buffer) = (site.sender(), [0; 4096]);
+    let mut from = |message| {
+        sender.send(&push(message)).unwrap();
+        site.terminal.recv_from(&mut buffer).unwrap().1.port()
+    };
+    assert_eq!(from(1), site.port, "the first, until the terminal writes");
+    let echo = HeadBuilder::new(&Header::new(Kind::Echo, USER, USER, 77)).datagram(b"").unwrap();
+    for port in [second, site.port, second] {
+        site.terminal.send_to(&echo, ("127.0.0.1", port)).unwrap();
+        let mut answer = [0; 4096];
+        let (_, answered) = site.terminal.recv_from(&mut answer).unwrap();
+        assert_eq!((answered.port(), from(u64::from(port))), (port, port));
+    }
+}
+
+/// SIGTERM is obeyed while a scraper holds its connections open, and while tables are being read.
+#[test]
+fn a_stop_waits_for_nobody() {
+    let site = Site::new("metrics = \"127.0.0.1:0\"\n");
+    let mut running = site.serve();
+    let at = running.ready.split("http://").nth(1).unwrap().trim().trim_end_matches("/metrics").to_owned();
+    let _idle: Vec<TcpStream> = (0..300).map_while(|_| TcpStream::connect(&at).ok()).collect();
+    running.signal("HUP");
+    running.signal("TERM");
+    assert_eq!(running.end().0, Some(0));
+}
+
 /// Twenty thousand messages, and the tables replaced all the while: none is lost.
 #[test]
 fn tables_are_replaced_while_serving_and_no_datagram_is_lost() {
@@ -331,7 +368,7 @@ fn what_keeps_it_from_starting_is_one_sentence() {
     for (extra, told) in [
         ("state = \"/proc/nowhere\"\n", "the state folder /proc/nowhere cannot be written"),
         ("shards = [4095]\n", "4095"),
-        ("metrics = \"192.0.2.1:9400\"\n", "metrics address 192.0.2.1:9400"),
+        ("metrics = \"192.0.2.1:9400\"\n", "metrics: expected an address of this host, found 192.0.2.1"),
     ] {
         let (status, errors) = refused(&Site::new(extra).path("pushplane.toml"));
         assert_eq!(status, Some(2), "{errors}");
@@ -343,7 +380,7 @@ fn what_keeps_it_from_starting_is_one_sentence() {
     site.write("pushplane.toml", &text.replace("127.0.0.1:", "192.0.2.1:"));
     let (status, errors) = refused(&site.path("pushplane.toml"));
     assert_eq!(status, Some(2));
-    assert!(errors.contains("192.0.2.1 is not an address of this host"), "{errors}");
+    assert!(errors.contains("listen: expected an address of this host, found 192.0.2.1"), "{errors}");
 
     let (status, errors) = refused(Path::new("/nowhere/pushplane.toml"));
     assert_eq!(status, Some(2));

@@ -572,7 +572,8 @@ fn what_is_probably_not_meant_is_a_warning() {
             "16:8",
             "key 3 already",
         ),
-        ("user.csv", "", "1:1", ""),
+        ("user.csv", "", "1:1", "the tables are"),
+        ("notes.txt", "", "1:1", ""),
         ("Users.CSV", "", "1:1", "users.csv"),
     ] {
         let dir = good();

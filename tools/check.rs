@@ -84,7 +84,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
 }
 
 /// What this host lacks for the configuration.
-fn host(config: &Config, places: &Places, faults: &mut Vec<Diagnostic>, warnings: &mut Vec<Diagnostic>) {
+pub(crate) fn host(
+    config: &Config,
+    places: &Places,
+    faults: &mut Vec<Diagnostic>,
+    warnings: &mut Vec<Diagnostic>,
+) {
     let sentences = |place: (usize, usize)| move |sentence: String| places.fault(place, sentence);
     match net::choose_cpus(&config.shards, net::allowed_cpus()) {
         Ok(placement) => warnings.extend(placement.warnings.into_iter().map(sentences(places.shards))),

@@ -1,6 +1,7 @@
 //! What the commands share: opening tables, printing, showing that something takes its time.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -51,7 +52,13 @@ pub(crate) fn open(path: &Path) -> Result<Opened, Stop> {
         }
         fault(path, format!("expected an image or a directory of table sources, found none ({sentence})"))
     })?;
-    Ok(Opened { image, rib: None, warnings: Vec::new() })
+    let mut warnings = Vec::new();
+    if image.has_keys() && std::fs::metadata(path).is_ok_and(|facts| facts.permissions().mode() & 0o077 != 0)
+    {
+        let sentence = "the image holds keys and others than its owner can read it; run chmod 600";
+        warnings.push(Diagnostic::new(path, 1, 1, sentence));
+    }
+    Ok(Opened { image, rib: None, warnings })
 }
 
 /// As [`open`]: warnings go to standard error.
@@ -84,6 +91,12 @@ pub(crate) fn warn(warnings: &[Diagnostic]) {
     for warning in warnings {
         note(format_args!("warning: {warning}"));
     }
+}
+
+/// A text without what a terminal would obey: control characters are escaped.
+pub(crate) fn harmless(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
 }
 
 /// A line on standard error; nothing when nobody reads it any more.

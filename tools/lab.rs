@@ -62,13 +62,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         servers.push(start(folder.path(), &server.name, server.address, tables)?);
     }
     let (tell, events) = mpsc::channel();
-    let _cast = Cast::start(&rib, &load(&visited)?, &tell)?;
+    let mut cast = Cast::start(&rib, &load(&visited)?, &tell)?;
     introduce(&rib, &servers);
     scenes::play(&rib, &events)?;
     // What is still on its way is counted before the sums are shown.
     std::thread::sleep(Duration::from_millis(100));
     let closed = sums(&servers);
     if args.stay {
+        let dave = rib.users.iter().find_map(|user| user.private.filter(|_| user.push_id.0 == 4));
+        dave.into_iter().for_each(|at| cast.leave(at));
         stay(&home, &events)?;
     }
     for server in servers {
@@ -168,7 +170,8 @@ fn stay(tables: &Path, events: &mpsc::Receiver<cast::Event>) -> Result<(), Stop>
     }
     crate::say(&format!(
         "\nThe lab stays until SIGINT. Push by hand:\n\n  pushplane send --server 127.0.0.1:17400 --to \
-         00000000000000000000000000000001 --app 7 --receipt hello\n  pushplane explain --tables {} --destination \
+         00000000000000000000000000000001 --app 7 --receipt hello\n  pushplane listen --server 127.0.0.1:17400 --id \
+         00000000000000000000000000000004 --bind 127.19.0.10 --port 2948\n  pushplane explain --tables {} --destination \
          00000000000000000000000000000005 --app 7\n",
         tables.display()
     ));

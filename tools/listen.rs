@@ -188,10 +188,16 @@ fn show(args: &Args, message: &Message, payload: &[u8]) {
             "message": format!("{:016x}", header.message),
             "flags": header.flags,
             "payload": String::from_utf8_lossy(payload),
+            "payload_hex": payload.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
         }));
         return;
     }
-    // The payload as it is: a script may want its bytes.
     let mut out = std::io::stdout().lock();
+    if std::io::IsTerminal::is_terminal(&out) {
+        // Whoever may push must not steer the terminal of who reads.
+        let _ = writeln!(out, "{}", crate::common::harmless(&String::from_utf8_lossy(payload)));
+        return;
+    }
+    // The payload as it is: a script may want its bytes.
     let _ = out.write_all(payload).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
 }

@@ -18,6 +18,9 @@ use clap::{Parser, Subcommand};
 /// A routing engine for carrier Push services.
 #[derive(Parser)]
 #[command(version, about, max_term_width = 100)]
+#[command(
+    after_help = "Example:\n  pushplane lab        # a small federation on loopback, and what becomes of messages pushed through it"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

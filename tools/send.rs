@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         head.device(device);
     }
     if let Some(after) = args.deadline {
-        head.deadline(clock.now().unix_ms + after);
+        head.deadline(clock.now().unix_ms.saturating_add(after));
     }
     if let Some(media_type) = &args.content_type {
         head.content_type(media_type);
@@ -96,8 +96,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     let socket = client::socket(args.server, args.bind, 0)?;
     let server = SocketAddr::from(args.server);
     let start = clock.now().mono_ns;
+    // Connected: only the server is heard, and that nobody listens there is told.
     socket
-        .send_to(&datagram, server)
+        .connect(server)
+        .and_then(|()| socket.send(&datagram))
         .map_err(|error| Stop::Wrong(format!("{server} cannot be sent to: {error}")))?;
 
     let until = start + if args.receipt { RECEIPT } else { REJECTION }.as_nanos() as u64;
@@ -138,8 +140,14 @@ fn wait(
         }
         let wrong = |error| Stop::Wrong(format!("the socket cannot be read: {error}"));
         socket.set_read_timeout(Some(Duration::from_nanos(left.max(1_000_000)))).map_err(wrong)?;
-        let bytes = match socket.recv_from(&mut buffer) {
-            Ok((length, _)) => &buffer[..length],
+        let bytes = match socket.recv(&mut buffer) {
+            Ok(length) => &buffer[..length],
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                return Err(Stop::Failed(format!(
+                    "nobody listens at {}: start the server there",
+                    args.server
+                )));
+            }
             Err(error) if client::is_silence(&error) => continue,
             Err(error) => return Err(wrong(error)),
         };
@@ -166,6 +174,10 @@ fn wait(
 fn print(args: &Args, message: u64, answer: &Answer, elapsed_us: u64) {
     let name = |code| Reason::from_code(code).map(Reason::name);
     if args.json {
+        let source = match answer {
+            Answer::Receipt { from, .. } => Some(from.to_string()),
+            _ => None,
+        };
         let (answer, reason, text) = match answer {
             Answer::Receipt { .. } => ("receipt", None, None),
             Answer::Reject { code, text } => ("reject", name(*code), Some(text)),
@@ -173,7 +185,7 @@ fn print(args: &Args, message: u64, answer: &Answer, elapsed_us: u64) {
         };
         let message = format!("{message:016x}");
         crate::say(&json!({
-            "message": message, "answer": answer, "reason": reason, "text": text, "elapsed_us": elapsed_us,
+            "message": message, "answer": answer, "source": source, "reason": reason, "text": text, "elapsed_us": elapsed_us,
         }));
         return;
     }

@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use pushplane::config::{Config, Places};
+use pushplane::diagnostic::Diagnostics;
 use pushplane::server::{Recovered, Server};
 use pushplane::table::Image;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -28,32 +30,44 @@ pub(crate) struct Args {
 const TEND: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(args: &Args) -> Result<(), Stop> {
-    let (config, places) = Config::load_with_places(&args.config)?;
-    let image = load(&config, &places)?;
-    // Before any thread: the signals must find their handler from the first moment on.
+    // Before anything that takes time: a signal must find its handler from the first moment on.
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])
         .map_err(|error| Stop::Wrong(format!("signals cannot be handled: {error}")))?;
-    let mut server =
-        Server::start(config, image, crate::chance()).map_err(|error| Stop::Wrong(error.to_string()))?;
+    let (config, places) = Config::load_with_places(&args.config)?;
+    let mut faults = Vec::new();
+    crate::check::host(&config, &places, &mut faults, &mut Vec::new());
+    if !faults.is_empty() {
+        return Err(Diagnostics(faults).into());
+    }
+    if config.hlr.is_some() {
+        eprintln!(
+            "warning: server.hlr is not asked by this version: who is known by an IMSI alone is rejected"
+        );
+    }
+    let image = load(&config, &places)?;
+    let server = Server::start(config, image, crate::chance());
+    let mut server = server.map_err(|error| Stop::Wrong(error.to_string()))?;
     for warning in server.warnings() {
         eprintln!("warning: {warning}");
     }
     say_recovered(&server);
     say_ready(&server);
+    let mut reload = Reload::default();
     loop {
         for trouble in server.take_troubles() {
             eprintln!("error: {trouble}");
         }
         for signal in signals.pending() {
             if signal == SIGHUP {
-                apply_again(&mut server, &args.config);
+                reload.begin(&server, &args.config);
             } else {
                 return stop(server);
             }
         }
+        reload.finish(&mut server);
         if !server.tend() {
-            let ended =
-                server.stop().err().map_or_else(|| "a shard has ended".to_owned(), |error| error.to_string());
+            let ended = server.stop().err();
+            let ended = ended.map_or_else(|| "a shard has ended".to_owned(), |error| error.to_string());
             return Err(Stop::Failed(format!("the server cannot go on: {ended}")));
         }
         std::thread::sleep(TEND);
@@ -96,7 +110,7 @@ fn say_ready(server: &Server) {
         config.name,
         listen.join(" "),
         server.shards(),
-        server.ports().first().map_or("nothing", String::as_str),
+        ports(server),
         server.tables().generation(),
         server.tables().arrays().lines().len(),
         server.recovered().bindings,
@@ -105,29 +119,67 @@ fn say_ready(server: &Server) {
     let _ = out.flush();
 }
 
-/// The tables are read again; the rest of the configuration holds until the next start.
-fn apply_again(server: &mut Server, path: &Path) {
-    let applied = Config::load_with_places(path).map_err(Stop::from).and_then(|(config, places)| {
-        let serving = server.config().clone();
-        let tables = config.tables.clone();
-        if (Config { tables: serving.tables.clone(), ..config }) != serving {
-            eprintln!(
-                "warning: {}: only the tables are applied now, the rest at the next start",
-                path.display()
-            );
+/// What the shards' ports are: mostly all alike.
+fn ports(server: &Server) -> String {
+    let mut ports: Vec<&str> = server.ports().iter().map(String::as_str).collect();
+    ports.dedup();
+    ports.join("; ")
+}
+
+/// Tables that are being read again, on a thread of their own: a large operator takes its time, and
+/// SIGTERM must not wait for it.
+#[derive(Default)]
+struct Reload {
+    reading: Option<Receiver<Result<Image, Stop>>>,
+    /// Asked for again while it was under way.
+    again: Option<PathBuf>,
+}
+
+impl Reload {
+    /// Begins to read, or remembers to do so once what is under way has ended.
+    fn begin(&mut self, server: &Server, path: &Path) {
+        if self.reading.is_some() {
+            self.again = Some(path.to_owned());
+            return;
         }
-        let image = load(&Config { tables, ..serving }, &places)?;
-        server.replace(image).map_err(|error| Stop::Wrong(error.to_string()))
-    });
-    match applied {
-        Ok(generation) => {
-            eprintln!("generation {generation} serves, digest {:032x}", server.tables().image().digest())
-        }
-        Err(stop) => {
-            eprintln!("{stop}");
-            eprintln!("nothing was changed: generation {} serves on", server.tables().generation());
+        let (tell, told) = channel();
+        let (serving, path) = (server.config().clone(), path.to_owned());
+        let read = move || drop(tell.send(read_again(serving, &path)));
+        match std::thread::Builder::new().name("reload".to_owned()).spawn(read) {
+            Ok(_) => self.reading = Some(told),
+            Err(error) => eprintln!("the tables cannot be read again now: {error}"),
         }
     }
+
+    /// Applies what was read, if it has been.
+    fn finish(&mut self, server: &mut Server) {
+        let Some(Ok(read)) = self.reading.as_ref().map(Receiver::try_recv) else { return };
+        self.reading = None;
+        let applied =
+            read.and_then(|image| server.replace(image).map_err(|error| Stop::Wrong(error.to_string())));
+        match applied {
+            Ok(generation) => {
+                eprintln!("generation {generation} serves, digest {:032x}", server.tables().image().digest());
+            }
+            Err(stop) => {
+                eprintln!("{stop}");
+                eprintln!("nothing was changed: generation {} serves on", server.tables().generation());
+            }
+        }
+        if let Some(path) = self.again.take() {
+            self.begin(server, &path);
+        }
+    }
+}
+
+/// The tables are read again; the rest of the configuration holds until the next start.
+fn read_again(serving: Config, path: &Path) -> Result<Image, Stop> {
+    let (config, places) = Config::load_with_places(path)?;
+    let tables = config.tables.clone();
+    if (Config { tables: serving.tables.clone(), ..config }) != serving {
+        eprintln!("warning: {}: only the tables are applied now, the rest at the next start", path.display());
+    }
+    load(&Config { tables, ..serving }, &places)
 }
 
 fn stop(server: Server) -> Result<(), Stop> {

@@ -3,25 +3,59 @@
 use super::parse::is_taken;
 use super::replay::Seen;
 use super::terminals::Known;
-use super::{Cell, Moment, Plane, Trace, Verdict};
+use super::{Cell, Grant, Moment, NoTrace, Plane, Read, Trace, Verdict};
 use crate::id::{Endpoint, PushId};
 use crate::packet::{Burst, Class};
 use crate::reason::Reason;
-use crate::table::AppView;
 use crate::table::rib::Rule;
+use crate::table::{AppView, Tables};
 use crate::wire::prp::auth::Auth;
-use crate::wire::prp::{Kind, Message, flag};
+use crate::wire::prp::{Kind, Message};
 
 impl Plane {
     pub(super) fn authorize(&mut self, moment: &Moment<'_>, burst: &Burst, trace: &mut impl Trace) {
+        let Moment { site, tables, .. } = *moment;
+        let mut before = Before { from: Endpoint::NONE, peer: None, app: None };
         for (at, (cell, row)) in self.cells.iter_mut().zip(&burst.rows).enumerate() {
-            let (Some(message), Some(frame)) = (cell.message, &row.frame) else { continue };
+            let Cell { read: Read::Message(message), verdict, peer, grant, .. } = cell else { continue };
+            let Some(frame) = &row.frame else { continue };
+            if before.from != row.from {
+                before = Before { from: row.from, peer: tables.peer(row.from), app: None };
+            }
+            *peer = before.peer;
             let bytes = frame.bytes();
-            cell.peer = moment.tables.peer(row.from);
-            let sender = Sender { moment, from: row.from, peer: cell.peer, message: &message, bytes };
-            if let Err(reason) = sender.authorize(cell, at, trace) {
-                cell.verdict = Verdict::Drop(reason);
-                trace.step(at, || format!("{reason}: {}", reason.text()));
+            let sender = Sender { moment, from: row.from, peer: *peer, message, bytes };
+            match sender.authorize(&mut before, grant, at, trace) {
+                Ok(()) if site.listen.len() > 1 => site.shared.heard.note(row.from, row.listener),
+                Ok(()) => {}
+                Err(reason) => {
+                    *verdict = Verdict::Drop(reason);
+                    trace.step(at, || format!("{reason}: {}", reason.text()));
+                    grant.signed_by = grant.signed_by.or_else(|| sender.answer_key(reason));
+                }
+            }
+        }
+    }
+}
+
+/// What was found for the row before: application servers send in trains.
+struct Before<'a> {
+    from: Endpoint,
+    peer: Option<u32>,
+    /// The application, and whether it has `from` in its sources.
+    app: Option<(u32, AppView<'a>, bool)>,
+}
+
+impl<'a> Before<'a> {
+    /// The application with this identifier, and whether it has the sender's address in its sources.
+    fn app(&mut self, tables: &'a Tables, id: u32) -> Option<(AppView<'a>, bool)> {
+        match self.app {
+            Some((same, app, in_sources)) if same == id => Some((app, in_sources)),
+            _ => {
+                let app = tables.app(id)?;
+                let in_sources = app.has_sources() && app.in_sources(self.from);
+                self.app = Some((id, app, in_sources));
+                Some((app, in_sources))
             }
         }
     }
@@ -36,8 +70,14 @@ struct Sender<'a> {
     bytes: &'a [u8],
 }
 
-impl Sender<'_> {
-    fn authorize(&self, cell: &mut Cell, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
+impl<'a> Sender<'a> {
+    fn authorize(
+        &self,
+        before: &mut Before<'a>,
+        grant: &mut Grant,
+        at: usize,
+        trace: &mut impl Trace,
+    ) -> Result<(), Reason> {
         let Message { kind, header, options, .. } = self.message;
         // Only another server answers what this one asks: anybody else's answer belongs to no question.
         let answers_nothing = matches!(kind, Kind::Registered | Kind::Released) && self.peer.is_none();
@@ -49,24 +89,27 @@ impl Sender<'_> {
         }
         let app = match kind {
             Kind::Push => {
-                let app = self.moment.tables.app(header.app).ok_or(Reason::ApplicationNotAllowed)?;
+                let (app, in_sources) =
+                    before.app(self.moment.tables, header.app).ok_or(Reason::ApplicationNotAllowed)?;
                 trace.step(at, || format!("application {} ({}) is on the allowlist", header.app, app.name()));
-                self.check_address(app, at, trace)?;
-                Some(app)
+                self.check_address(app, in_sources, at, trace)?;
+                Some((app, in_sources))
             }
             _ => None,
         };
-        cell.signed_by = self.check_auth(app, at, trace)?;
-        if let Some(key) = cell.signed_by {
+        grant.signed_by = self.check_auth(app.map(|(app, _)| app), at, trace)?;
+        if let Some(key) = grant.signed_by {
             self.check_replay(key)?;
         }
-        if let Some(app) = app {
-            self.check_source(app, at, trace)?;
-            if app.rate().is_some_and(|rate| !rate.take(self.moment.now.mono_ns)) {
+        if let Some((app, in_sources)) = app {
+            self.check_source(in_sources, at, trace)?;
+            // What another server sends was counted there (ruling 2).
+            let rate = app.rate().filter(|_| self.peer.is_none());
+            if rate.is_some_and(|rate| !rate.take(self.moment.now.mono_ns)) {
                 return Err(Reason::RateLimited);
             }
-            cell.class = Some(self.class(app));
-            cell.sets_priority = app.rule() == Rule::Priority;
+            grant.class = Some(Self::class(app));
+            grant.sets_priority = app.rule() == Rule::Priority;
         }
         match options.deadline(self.bytes) {
             Some(deadline) if deadline < self.moment.now.unix_ms => Err(Reason::Expired),
@@ -74,30 +117,36 @@ impl Sender<'_> {
         }
     }
 
-    /// The application's rule; a server's PRIORITY is believed, since it judged the sender itself.
-    fn class(&self, app: AppView<'_>) -> Class {
+    /// The application's rule. The sender's own PRIORITY does not count: anybody can set it, and a server
+    /// passes it on.
+    fn class(app: AppView<'_>) -> Class {
         match app.rule() {
             Rule::MinDelay => Class::MinDelay,
             Rule::Priority => Class::Priority,
-            Rule::Normal if self.peer.is_some() && self.message.has(flag::PRIORITY) => Class::Priority,
             Rule::Normal => Class::Normal,
         }
     }
 
-    fn check_address(&self, app: AppView<'_>, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
+    fn check_address(
+        &self,
+        app: AppView<'_>,
+        in_sources: bool,
+        at: usize,
+        trace: &mut impl Trace,
+    ) -> Result<(), Reason> {
         if !app.has_sources() {
             trace.step(at, || "anyone may push for it".to_owned());
             return Ok(());
         }
-        let judged = match self.peer {
+        let (judged, passes) = match self.peer {
             // The server judged its sender; here only what it passed on is judged again (ruling 2).
             Some(_) => match self.message.options.source_address(self.bytes) {
-                Some(source) => source,
+                Some(source) => (source, app.in_sources(source)),
                 None => return Ok(()),
             },
-            None => self.from,
+            None => (self.from, in_sources),
         };
-        if app.in_sources(judged) {
+        if passes {
             trace.step(at, || format!("{judged} is in the application's sources"));
             return Ok(());
         }
@@ -171,6 +220,16 @@ impl Sender<'_> {
         Ok(Some(key))
     }
 
+    /// What is rightly signed is answered signed, even when it failed before its signature was looked
+    /// at (ruling 15): a server that shares a key with this one would refuse the REJECT otherwise.
+    fn answer_key(&self, reason: Reason) -> Option<u32> {
+        if !matches!(reason, Reason::ApplicationNotAllowed | Reason::SourceAddressNotAllowed) {
+            return None;
+        }
+        let app = Some(self.message.header.app).filter(|_| self.message.kind == Kind::Push);
+        self.check_auth(app.and_then(|app| self.moment.tables.app(app)), 0, &mut NoTrace).ok().flatten()
+    }
+
     fn check_replay(&self, key: u32) -> Result<(), Reason> {
         let Message { header, options, .. } = self.message;
         let fresh = Auth::of(options, self.bytes).is_some_and(|auth| auth.is_fresh(self.moment.now.unix_ms));
@@ -178,7 +237,8 @@ impl Sender<'_> {
             return Err(Reason::StaleOrReplayed);
         }
         let window = &self.moment.site.shared.replay;
-        match window.check(key, header.source, header.destination, header.message, self.moment.now.mono_ns) {
+        let id = self.moment.tables.key_id(key);
+        match window.check(id, header.source, header.destination, header.message, self.moment.now.mono_ns) {
             Seen::First => Ok(()),
             Seen::Before => Err(Reason::StaleOrReplayed),
             Seen::NoRoom => Err(Reason::Overloaded),
@@ -186,13 +246,13 @@ impl Sender<'_> {
     }
 
     /// `policy.known_sources` (INTERFACE.md, ruling 4).
-    fn check_source(&self, app: AppView<'_>, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
+    fn check_source(&self, in_sources: bool, at: usize, trace: &mut impl Trace) -> Result<(), Reason> {
         if !self.moment.site.policy.known_sources {
             return Ok(());
         }
         let source = self.message.header.source;
         let passes = if source.is_none() {
-            self.peer.is_some() || (app.has_sources() && app.in_sources(self.from))
+            self.peer.is_some() || in_sources
         } else {
             self.moment.is_user(source) || (self.peer.is_some() && self.is_foreign(source))
         };

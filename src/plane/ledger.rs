@@ -137,7 +137,7 @@ impl Ledger {
 fn reason_of(errno: i32) -> Reason {
     match errno {
         libc::EMSGSIZE => Reason::TooLarge,
-        libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::ECANCELED => Reason::Overloaded,
+        libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::ECANCELED | libc::ESHUTDOWN => Reason::Overloaded,
         libc::ENETUNREACH | libc::ENETDOWN | libc::EAFNOSUPPORT | libc::EINVAL => Reason::NoRoute,
         _ => Reason::GatewayFailed,
     }

@@ -1,7 +1,7 @@
 //! First stage: from bytes to messages, or to the reason why not; the lookup of the destination starts
 //! here, so that its cache lines come while the rest of the burst is parsed.
 
-use super::{Cell, Moment, Plane, Trace, Verdict};
+use super::{Cell, Moment, Plane, Read, Trace, Verdict};
 use crate::packet::Burst;
 use crate::reason::Reason;
 use crate::wire::prp::{self, Header, Kind};
@@ -13,20 +13,22 @@ impl Plane {
         for (at, row) in burst.rows.iter().enumerate() {
             let bytes = row.frame.as_ref().map_or(&[][..], |frame| frame.bytes());
             self.ledger.received(bytes.len());
-            let mut cell = Cell { header: Header::read(bytes), ..Cell::default() };
+            let mut cell = Cell::default();
             let too_large = row.truncated || bytes.len() > moment.site.datagram_max;
             let parsed = if too_large { Err(Reason::TooLarge) } else { prp::parse(bytes) };
             match parsed {
                 Ok(message) => {
                     cell.key = moment.key(message.header.destination);
                     moment.prefetch(&cell.key);
-                    cell.message = Some(message);
+                    cell.read = Read::Message(message);
                     trace.step(at, || {
                         format!("{} of {} bytes, well-formed", message.kind.name(), bytes.len())
                     });
                 }
                 Err(reason) => {
-                    let reason = earlier(reason, cell.header);
+                    let header = Header::read(bytes);
+                    cell.read = header.map_or(Read::Nothing, Read::Head);
+                    let reason = earlier(reason, header);
                     cell.verdict = Verdict::Drop(reason);
                     trace.step(at, || format!("{reason}: {}", reason.text()));
                 }

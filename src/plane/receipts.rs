@@ -1,10 +1,14 @@
 //! Who waits for a RECEIPT or REJECT (PROTOCOL.md, ruling 3): for each PUSH that wants a receipt its
-//! source and message identifier, and where it came from, for [`KEEP_NS`].
+//! source, destination and message identifier, and where it came from, for [`KEEP_NS`].
+//!
+//! The destination counts: identifiers are unique for their sender, and two application servers
+//! without a Push ID are one source. An answer says whom it comes from, so it finds its own question, and
+//! only who was asked can answer.
 //!
 //! One table a shard, written by that shard alone and read by all: the answer may arrive at another.
-//! An entry is one cache line under a sequence lock; costs a write of one
-//! line a PUSH that wants a receipt and, for an answer, one or two lines a shard. Full of live entries:
-//! the PUSH is refused, never an older one forgotten.
+//! An entry is one cache line under a sequence lock, in one of two sets of four; costs a write of one line
+//! and a read of up to eight a shard for a PUSH that wants a receipt, and that read for an answer. When both
+//! sets are full of live entries the PUSH is refused, never an older one forgotten.
 
 use ahash::RandomState;
 
@@ -28,7 +32,18 @@ pub struct Asker {
     pub key: Option<u32>,
 }
 
-/// One cache line. Words: expiry, source (2), message identifier, address (2), the rest.
+/// What a question and its answers share.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Exchange {
+    /// The question's source and the answer's destination.
+    pub asker: PushId,
+    /// The question's destination and the answer's source.
+    pub asked: PushId,
+    /// The message identifier of both.
+    pub message: u64,
+}
+
+/// One cache line. Words: expiry, print of the exchange (2), message identifier, address (2), the rest.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Entry(Seqlock<7>);
@@ -39,7 +54,9 @@ const _: () = assert!(size_of::<Entry>() == 64 || cfg!(pushplane_loom));
 #[derive(Debug)]
 pub struct Receipts {
     entries: Box<[Entry]>,
-    hasher: RandomState,
+    /// Two hashes of an exchange: 128 bits that stand for its identifiers. Chosen by senders, these are
+    /// hashed with seeds, so that nobody can choose where or with whom one collides.
+    hashers: [RandomState; 2],
 }
 
 fn split(value: [u8; 16]) -> [u64; 2] {
@@ -55,28 +72,38 @@ impl Receipts {
     /// A table of so many entries, rounded up to a power of two.
     pub fn new(entries: usize, seed: u64) -> Self {
         let count = entries.next_power_of_two().max(WAYS);
-        // Chosen by senders: the seed keeps them from choosing where it collides.
-        let hasher = RandomState::with_seeds(seed, 0x7265_6365, 0x6970_7473, !seed);
-        Self { entries: (0..count).map(|_| Entry::default()).collect(), hasher }
+        let hasher = |key| RandomState::with_seeds(seed, key, 0x6970_7473, !seed);
+        Self { entries: (0..count).map(|_| Entry::default()).collect(), hashers: [hasher(1), hasher(2)] }
     }
 
-    fn set(&self, source: PushId, message: u64) -> &[Entry] {
-        let hash = self.hasher.hash_one((source.0, message)) as usize;
-        let first = hash & (self.entries.len() - 1) & !(WAYS - 1);
-        &self.entries[first..first + WAYS]
+    fn prints(&self, exchange: &Exchange) -> [u64; 2] {
+        let Exchange { asker, asked, message } = exchange;
+        self.hashers.each_ref().map(|hasher| hasher.hash_one((asker.0, asked.0, message)))
+    }
+
+    /// The two sets that an exchange can be in.
+    fn sets(&self, prints: [u64; 2]) -> [&[Entry]; 2] {
+        prints.map(|print| {
+            let first = print as usize & (self.entries.len() - 1) & !(WAYS - 1);
+            &self.entries[first..first + WAYS]
+        })
     }
 
     /// Remembers an asker. Only the shard that owns the table calls this. False when there is no room.
     #[must_use]
-    pub fn remember(&self, source: PushId, message: u64, asker: Asker, now_ns: u64) -> bool {
-        let set = self.set(source, message);
-        let [high, low] = split(source.to_bytes());
+    pub fn remember(&self, exchange: &Exchange, asker: Asker, now_ns: u64) -> bool {
+        let [high, low] = self.prints(exchange);
+        let message = exchange.message;
+        let sets = self.sets([high, low]);
         let same = |entry: &&Entry| {
-            let [_, user_high, user_low, id, ..] = entry.0.read();
-            (user_high, user_low, id) == (high, low, message)
+            let [_, print_high, print_low, id, ..] = entry.0.read();
+            (print_high, print_low, id) == (high, low, message)
         };
-        let free = |entry: &&Entry| entry.0.read()[0] <= now_ns;
-        let Some(entry) = set.iter().find(same).or_else(|| set.iter().find(free)) else { return false };
+        let is_free = |entry: &&Entry| entry.0.read()[0] <= now_ns;
+        // The emptier set, so that both fill alike.
+        let emptier = || sets.into_iter().max_by_key(|set| set.iter().filter(is_free).count());
+        let free = || emptier().and_then(|set| set.iter().find(is_free));
+        let Some(entry) = sets.into_iter().flatten().find(same).or_else(free) else { return false };
         let [addr_high, addr_low] = split(asker.from.octets());
         let rest = u64::from(asker.from.port()) << 48
             | u64::from(asker.listener) << 40
@@ -87,11 +114,11 @@ impl Receipts {
     }
 
     /// Who asked, if it is remembered.
-    pub fn asker(&self, source: PushId, message: u64, now_ns: u64) -> Option<Asker> {
-        let [high, low] = split(source.to_bytes());
-        self.set(source, message).iter().find_map(|entry| {
-            let [until, user_high, user_low, id, addr_high, addr_low, rest] = entry.0.read();
-            let found = until > now_ns && (user_high, user_low, id) == (high, low, message);
+    pub fn asker(&self, exchange: &Exchange, now_ns: u64) -> Option<Asker> {
+        let [high, low] = self.prints(exchange);
+        self.sets([high, low]).into_iter().flatten().find_map(|entry| {
+            let [until, print_high, print_low, id, addr_high, addr_low, rest] = entry.0.read();
+            let found = until > now_ns && (print_high, print_low, id) == (high, low, exchange.message);
             found.then(|| Asker {
                 from: Endpoint::from_octets(join(addr_high, addr_low), (rest >> 48) as u16),
                 listener: (rest >> 40) as u8,
@@ -113,25 +140,38 @@ mod tests {
         }
     }
 
+    fn exchange(asker: u128, message: u64) -> Exchange {
+        Exchange { asker: PushId(asker), asked: PushId(77), message }
+    }
+
     #[test]
     fn an_asker_is_remembered_for_thirty_seconds() {
         let table = Receipts::new(64, 1);
-        assert!(table.remember(PushId(5), 9, asker(1), 1000));
-        assert!(table.remember(PushId(6), 9, asker(2), 1000));
-        assert_eq!(table.asker(PushId(5), 9, 1000 + 30_000_000_000), Some(asker(1)));
-        assert_eq!(table.asker(PushId(6), 9, 1000), Some(asker(2)));
-        assert_eq!(table.asker(PushId(5), 8, 1000), None);
-        assert_eq!(table.asker(PushId(5), 9, 1000 + KEEP_NS), None);
-        assert!(table.remember(PushId(5), 9, asker(7), 2000), "a repeated PUSH takes its own place");
-        assert_eq!(table.asker(PushId(5), 9, 2000), Some(asker(7)));
+        assert!(table.remember(&exchange(5, 9), asker(1), 1000));
+        assert!(table.remember(&exchange(6, 9), asker(2), 1000));
+        assert_eq!(table.asker(&exchange(5, 9), 1000 + 30_000_000_000), Some(asker(1)));
+        assert_eq!(table.asker(&exchange(6, 9), 1000), Some(asker(2)));
+        assert_eq!(table.asker(&exchange(5, 8), 1000), None);
+        assert_eq!(table.asker(&Exchange { asked: PushId(78), ..exchange(5, 9) }, 1000), None);
+        assert_eq!(table.asker(&exchange(5, 9), 1000 + KEEP_NS), None);
+        assert!(table.remember(&exchange(5, 9), asker(7), 2000), "a repeated PUSH takes its own place");
+        assert_eq!(table.asker(&exchange(5, 9), 2000), Some(asker(7)));
+    }
+
+    /// The load that the configuration promises is taken.
+    #[test]
+    fn a_table_takes_a_quarter_of_its_size() {
+        let table = Receipts::new(1 << 16, 1);
+        assert!((0..1 << 14).all(|id| table.remember(&exchange(5, id), asker(1), 1000)));
     }
 
     #[test]
     fn a_full_table_forgets_nobody() {
         let table = Receipts::new(64, 1);
-        let kept: Vec<u64> = (0..500).filter(|id| table.remember(PushId(5), *id, asker(1), 1000)).collect();
-        assert!(kept.len() <= 64 && kept.len() > 32);
-        assert!(kept.iter().all(|id| table.asker(PushId(5), *id, 2000).is_some()));
-        assert!(table.remember(PushId(5), 1000, asker(1), 1000 + KEEP_NS), "room again when they ran out");
+        let kept: Vec<u64> =
+            (0..500).filter(|id| table.remember(&exchange(5, *id), asker(1), 1000)).collect();
+        assert!(kept.len() <= 64 && kept.len() > 48);
+        assert!(kept.iter().all(|id| table.asker(&exchange(5, *id), 2000).is_some()));
+        assert!(table.remember(&exchange(5, 1000), asker(1), 1000 + KEEP_NS), "room again when they ran out");
     }
 }

@@ -49,25 +49,29 @@ impl RejectLimiter {
         let print = hash >> TIME_BITS;
         let now = (now_ns / TICK_NS) & TIME_MASK;
         let Bucket(ways) = &self.buckets[hash as usize & (self.buckets.len() - 1)];
-        let due_of = |word: u64| word & TIME_MASK;
+        // How far ahead a word's time is, whatever has wrapped; further than a burst is long ago.
+        let ahead = |word: u64| match (word & TIME_MASK).wrapping_sub(now) & TIME_MASK {
+            ahead if ahead <= BURST => ahead,
+            _ => 0,
+        };
         loop {
             let mut chosen = None;
             for slot in ways {
                 let found = slot.load(Ordering::Relaxed);
                 if found >> TIME_BITS == print && found != 0 {
-                    chosen = Some((slot, found, due_of(found).max(now)));
+                    chosen = Some((slot, found, ahead(found)));
                     break;
                 }
-                if due_of(found) <= now && chosen.is_none() {
-                    chosen = Some((slot, found, now));
+                if ahead(found) == 0 && chosen.is_none() {
+                    chosen = Some((slot, found, 0));
                 }
             }
-            let Some((slot, found, due)) = chosen else { return false };
-            let next = due + INTERVAL;
-            if next > now + BURST {
+            let Some((slot, found, ahead)) = chosen else { return false };
+            let next = ahead + INTERVAL;
+            if next > BURST {
                 return false;
             }
-            let word = print << TIME_BITS | next & TIME_MASK;
+            let word = print << TIME_BITS | (now + next) & TIME_MASK;
             if slot.compare_exchange(found, word, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 return true;
             }
@@ -93,6 +97,17 @@ mod tests {
         let later = (0..500).filter(|_| limiter.take(one.with_port(7), start + 500_000_000)).count();
         assert!((49..=51).contains(&later), "{later}");
         assert!(limiter.take(at("192.0.2.2:1000"), start), "another address has its own");
+    }
+
+    /// Forty bits of time last 208 days; then they begin again.
+    #[test]
+    fn the_time_may_wrap() {
+        let limiter = RejectLimiter::new(8, 1);
+        let one = at("192.0.2.1:1000");
+        for day in [1, 207, 209, 300, 500] {
+            let start = day * 86_400 * 1_000_000_000;
+            assert_eq!((0..500).filter(|_| limiter.take(one, start)).count(), 100, "day {day}");
+        }
     }
 
     #[test]

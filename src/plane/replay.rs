@@ -1,10 +1,11 @@
 //! The replay window: signed messages that were accepted within the last 60 s, over the whole server
 //! (PROTOCOL.md, ruling 17).
 //!
-//! A set of 64-bit words in buckets of one cache line, changed by compare-and-swap by any shard: 54 bits
-//! of a keyed hash of (key, source, destination, message identifier), 10 bits of the second. A look costs
-//! one line. Two different messages are taken for one with probability 2^-51 a look; full buckets refuse
-//! the message rather than forget one.
+//! A set of 64-bit words in buckets of one cache line, changed by compare-and-swap by any shard: 44 bits
+//! of a keyed hash of (key, source, destination, message identifier), 20 bits of the second. A message has
+//! two buckets to be in, the emptier one takes it; a look costs two lines. Two different messages of one
+//! bucket are taken for one with probability 2^-40 a look; when both buckets are full the message is refused
+//! rather than another forgotten.
 //!
 //! Two copies of one message may reach two shards at the same time. Each puts its word by
 //! compare-and-swap and then looks through the bucket once more, all sequentially consistent: the later of
@@ -20,7 +21,7 @@ use crate::sync::{AtomicU64, Ordering};
 pub(super) const WINDOW_S: u64 = 60;
 
 const WAYS: usize = 8;
-const SECOND_BITS: u32 = 10;
+const SECOND_BITS: u32 = 20;
 const SECOND_MASK: u64 = (1 << SECOND_BITS) - 1;
 
 #[derive(Debug)]
@@ -56,39 +57,39 @@ impl ReplayWindow {
         }
     }
 
-    /// Looks for a message and remembers it.
+    /// Looks for a message and remembers it. `key` is the key's identifier on the wire: its place in the
+    /// tables changes with them.
     pub fn check(&self, key: u32, source: PushId, destination: PushId, message: u64, now_ns: u64) -> Seen {
         let place = self.hasher.hash_one((key, source.0, destination.0, message));
         let print = self.hasher.hash_one((place, message, source.0));
-        // Seconds count from 1: a word of zero is empty.
+        // A word of zero is empty: prints are not.
         let second = (now_ns / 1_000_000_000) & SECOND_MASK;
         let word = (print & !SECOND_MASK).max(1 << SECOND_BITS) | second;
-        let Bucket(ways) = &self.buckets[place as usize & (self.buckets.len() - 1)];
-        let is_live =
-            |word: u64| word != 0 && (second.wrapping_sub(word & SECOND_MASK) & SECOND_MASK) <= WINDOW_S;
+        // Shards read their clocks apart: a word may be of a later second than this burst's.
+        let age = |word: u64| second.wrapping_sub(word) & SECOND_MASK;
+        let is_live = |word: u64| word != 0 && (age(word) <= WINDOW_S || age(word) > SECOND_MASK - WINDOW_S);
         let is_same = |other: u64| is_live(other) && other >> SECOND_BITS == word >> SECOND_BITS;
-        'put: loop {
-            let mut free = None;
-            for (way, slot) in ways.iter().enumerate() {
-                let found = slot.load(Ordering::SeqCst);
-                if is_same(found) {
-                    return Seen::Before;
-                }
-                if !is_live(found) && free.is_none() {
-                    free = Some((way, found));
-                }
+        let bucket = |hash: u64| &self.buckets[hash as usize & (self.buckets.len() - 1)].0;
+        let choices = [bucket(place), bucket(place >> 32)];
+        let ways = || choices.into_iter().flatten();
+        loop {
+            if ways().any(|slot| is_same(slot.load(Ordering::SeqCst))) {
+                return Seen::Before;
             }
-            let Some((own, found)) = free else { return Seen::NoRoom };
-            if ways[own].compare_exchange(found, word, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-                continue 'put;
+            // The emptier bucket, so that both fill alike.
+            let free = choices.map(|ways| {
+                let mut free = ways.iter().map(|slot| (slot, slot.load(Ordering::SeqCst)));
+                let first = free.find(|(_, found)| !is_live(*found));
+                first.map(|first| (1 + free.filter(|(_, found)| !is_live(*found)).count(), first))
+            });
+            let most = free.into_iter().flatten().reduce(|a, b| if b.0 > a.0 { b } else { a });
+            let Some((_, (own, found))) = most else { return Seen::NoRoom };
+            if own.compare_exchange(found, word, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+                continue;
             }
-            let others = ways.iter().enumerate().filter(|(way, _)| *way != own);
-            for (_, slot) in others {
-                if is_same(slot.load(Ordering::SeqCst)) {
-                    return Seen::Before;
-                }
-            }
-            return Seen::First;
+            let mut others = ways().filter(|slot| !std::ptr::eq(*slot, own));
+            let twice = others.any(|slot| is_same(slot.load(Ordering::SeqCst)));
+            return if twice { Seen::Before } else { Seen::First };
         }
     }
 }
@@ -112,6 +113,34 @@ mod tests {
         assert_eq!(window.check(2, PushId(2), PushId(3), 7, 62 * SECOND), Seen::First);
         assert_eq!(window.check(1, PushId(9), PushId(3), 7, 62 * SECOND), Seen::First);
         assert_eq!(window.check(1, PushId(2), PushId(9), 7, 62 * SECOND), Seen::First);
+    }
+
+    /// Shards read their clocks apart, and a second may begin between two of them.
+    #[test]
+    fn a_clock_that_is_behind_still_sees_it() {
+        let window = ReplayWindow::new(1024, 1);
+        let check = |at| window.check(1, PushId(2), PushId(3), 7, at);
+        assert_eq!(check(5 * SECOND), Seen::First);
+        assert_eq!(check(5 * SECOND - 1), Seen::Before);
+        assert_eq!(check(4 * SECOND), Seen::Before);
+    }
+
+    /// What was remembered long ago is no message of today, however the seconds have wrapped.
+    #[test]
+    fn an_old_word_is_free_again() {
+        let window = ReplayWindow::new(1024, 1);
+        let check = |at| window.check(1, PushId(2), PushId(3), 7, at * SECOND);
+        for at in [1, 1025, 3000, 100_000] {
+            assert_eq!(check(at), Seen::First, "{at}");
+        }
+    }
+
+    /// The load that the configuration promises is taken.
+    #[test]
+    fn a_window_takes_five_eighths_of_its_size() {
+        let window = ReplayWindow::new(1 << 16, 1);
+        let check = |id| window.check(1, PushId(2), PushId(3), id, 5 * SECOND);
+        assert!((0..5 << 13).all(|id| check(id) == Seen::First));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Third stage: where each message goes (PROTOCOL.md, steps 3 to 5).
 
 use super::terminals::Known;
-use super::{Cell, Hop, Moment, Plane, Send, Trace, Verdict};
+use super::{Cell, Exchange, Hop, Moment, Plane, Read, Send, Trace, Verdict};
 use crate::id::Endpoint;
 use crate::packet::Burst;
 use crate::reason::Reason;
-use crate::wire::prp::{Kind, Message, flag};
+use crate::wire::prp::{Header, Kind, Message, flag};
 
 /// Bits of Bearers.
 const PACKET_DATA: u8 = 1;
@@ -13,31 +13,29 @@ const NETWORK_REQUESTED: u8 = 2;
 
 impl Plane {
     pub(super) fn resolve(&mut self, moment: &Moment<'_>, burst: &Burst, trace: &mut impl Trace) {
-        let pending = || self.cells.iter().filter(|cell| cell.verdict == Verdict::Pending);
+        let is_pending = |cell: &&mut Cell| cell.verdict == Verdict::Pending;
         // 1. The index buckets have arrived: start the lines.
-        for cell in pending() {
-            moment.prefetch_lines(&cell.key);
+        for cell in self.cells.iter_mut().filter(is_pending) {
+            moment.prefetch_lines(&mut cell.key);
         }
         // 2. The lines have arrived: start whose the addresses in them are, where that may have changed.
         if moment.has_live() {
-            for cell in pending() {
+            for cell in self.cells.iter_mut().filter(is_pending) {
                 moment.prefetch_owner(&cell.key);
             }
         }
         // 3. Decide.
-        for at in 0..self.cells.len() {
-            let cell = &mut self.cells[at];
+        for (at, (cell, row)) in self.cells.iter_mut().zip(&burst.rows).enumerate() {
             cell.first_send = self.sends.len();
-            let (Verdict::Pending, Some(message), Some(frame)) =
-                (cell.verdict, cell.message, &burst.rows[at].frame)
+            let (Verdict::Pending, Read::Message(message), Some(frame)) =
+                (cell.verdict, &cell.read, &row.frame)
             else {
                 continue;
             };
-            let from = burst.rows[at].from;
             let mut resolver = Resolver {
                 moment,
-                from,
-                message: &message,
+                from: row.from,
+                message,
                 bytes: frame.bytes(),
                 row: at,
                 sends: &mut self.sends,
@@ -68,7 +66,7 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     fn resolve(&mut self, cell: &Cell, trace: &mut impl Trace) -> Result<Verdict, Reason> {
-        let Message { kind, header, .. } = *self.message;
+        let Message { kind, header, .. } = self.message;
         match kind {
             Kind::Echo => return Ok(Verdict::Answer),
             Kind::Register
@@ -82,23 +80,26 @@ impl Resolver<'_> {
                 return Ok(Verdict::Punt);
             }
             Kind::Receipt | Kind::Reject => {
-                let tables = self.moment.site.shared.receipts.iter();
-                let asked = tables
-                    .filter_map(|table| {
-                        table.asker(header.destination, header.message, self.moment.now.mono_ns)
-                    })
-                    .next();
-                if let Some(asker) = asked {
+                // Source and destination are the question's, swapped.
+                let Header { destination: asker, source: asked, message, .. } = *header;
+                let exchange = Exchange { asker, asked, message };
+                let mut tables = self.moment.site.shared.receipts.iter();
+                let now_ns = self.moment.now.mono_ns;
+                if let Some(asker) = tables.find_map(|table| table.asker(&exchange, now_ns)) {
                     let server = self.moment.tables.peer(asker.from);
                     if server.is_some() {
-                        self.may_forward(cell, server, asker.from)?;
+                        self.may_forward(cell, server, asker.from, trace)?;
                     }
                     self.send(Hop::Asker(asker));
                     return Ok(Verdict::Forward);
                 }
-                if kind == Kind::Reject && cell.peer.is_some() && header.destination.is_none() {
+                if *kind == Kind::Reject && cell.peer.is_some() && header.destination.is_none() {
                     // Of a request that the controller made for itself.
                     return Ok(Verdict::Punt);
+                }
+                // To nobody: whose prefix is all zeros did not ask.
+                if header.destination.is_none() {
+                    return Err(Reason::NoRoute);
                 }
             }
             _ => {}
@@ -114,11 +115,11 @@ impl Resolver<'_> {
             });
             if self.moment.tables.own() != Some(server) {
                 let to = self.moment.tables.server_address(server);
-                self.forward(cell, Some(server), to, false)?;
+                self.forward(cell, Some(server), to, false, trace)?;
                 return Ok(Verdict::Forward);
             }
         }
-        if kind == Kind::Push && self.message.has(flag::GROUP) {
+        if *kind == Kind::Push && self.message.has(flag::GROUP) {
             // Groups are served from the issue on groups on; until then none is.
             return Err(Reason::UnknownGroup);
         }
@@ -181,7 +182,7 @@ impl Resolver<'_> {
             let already = |send: &Send| matches!(send.hop, Hop::Server { to: other, .. } if other == to);
             // One copy for all terminals that are there: the serving server finds each of them.
             if !self.sends[first_send..].iter().any(already) {
-                self.forward(cell, server, to, true)?;
+                self.forward(cell, server, to, true, trace)?;
             }
             return Ok(false);
         }
@@ -209,7 +210,7 @@ impl Resolver<'_> {
                 return Ok(true);
             }
         }
-        if let Some(imsi) = terminal.imsi {
+        if let Some(imsi) = known.imsi() {
             if known.bearers() & NETWORK_REQUESTED == 0 {
                 return Err(Reason::BearerFailed);
             }
@@ -228,15 +229,23 @@ impl Resolver<'_> {
         server: Option<u32>,
         to: Endpoint,
         roaming: bool,
+        trace: &mut impl Trace,
     ) -> Result<(), Reason> {
-        self.may_forward(cell, server, to)?;
+        self.may_forward(cell, server, to, trace)?;
         self.send(Hop::Server { server, to, roaming });
         Ok(())
     }
 
     /// Never back to where it came from (ruling 33), and only while there are hops left.
-    fn may_forward(&self, cell: &Cell, server: Option<u32>, to: Endpoint) -> Result<(), Reason> {
+    fn may_forward(
+        &self,
+        cell: &Cell,
+        server: Option<u32>,
+        to: Endpoint,
+        trace: &mut impl Trace,
+    ) -> Result<(), Reason> {
         if to == self.from || (server.is_some() && server == cell.peer) {
+            trace.step(self.row, || format!("it came from {to} and never goes back there"));
             return Err(Reason::NoRoute);
         }
         if self.message.header.hop_limit <= 1 {

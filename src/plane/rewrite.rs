@@ -1,7 +1,9 @@
 //! Fourth stage: the datagrams. The last copy of a message leaves from the buffer that received it; its
 //! payload never moves, heads and tunnel headers grow into the headroom in front of it.
 
-use super::{Account, Asker, Cell, EXTRA, Hop, Moment, Plane, Punt, Terminal, Verdict};
+use super::{
+    Account, Asker, Cell, EXTRA, Exchange, Grant, Hop, Moment, Plane, Punt, Read, Receipts, Terminal, Verdict,
+};
 use crate::id::Endpoint;
 use crate::packet::{Burst, Class, Frame, FramePool, Tx};
 use crate::reason::Reason;
@@ -14,7 +16,20 @@ const REJECT_BYTES_MAX: usize = 128;
 
 impl Plane {
     pub(super) fn rewrite(&mut self, moment: &Moment<'_>, burst: &mut Burst) {
+        // Copies take free frames: what must leave first takes them first. Nearly always one class only.
+        let mixed =
+            self.cells.iter().any(|cell| cell.grant.class.is_some_and(|class| class != Class::Normal));
+        let classes: &[Class] = &[Class::MinDelay, Class::Priority, Class::Normal];
+        for class in if mixed { classes } else { &classes[2..] } {
+            self.rewrite_class(moment, burst, *class);
+        }
+    }
+
+    fn rewrite_class(&mut self, moment: &Moment<'_>, burst: &mut Burst, class: Class) {
         for at in 0..self.cells.len() {
+            if self.cells[at].grant.class.unwrap_or(Class::Normal) != class {
+                continue;
+            }
             let outcome = match self.cells[at].verdict {
                 Verdict::Query if self.cells[at].sends > 0 => {
                     // Nobody can be asked for this terminal; others are served where they roam.
@@ -40,7 +55,7 @@ impl Plane {
     fn punt(&mut self, moment: &Moment<'_>, burst: &Burst, at: usize) -> Result<(), Reason> {
         let row = &burst.rows[at];
         let bytes = row.frame.as_ref().map_or(&[][..], |frame| frame.bytes());
-        let signed_by = self.cells[at].signed_by.map(|key| moment.tables.key_id(key));
+        let signed_by = self.cells[at].grant.signed_by.map(|key| moment.tables.key_id(key));
         let punt = Punt::new(bytes, row.from, row.listener, signed_by).ok_or(Reason::TooLarge)?;
         if !moment.site.shared.punts[moment.site.shard].push(punt) {
             return Err(Reason::Overloaded);
@@ -49,32 +64,44 @@ impl Plane {
         Ok(())
     }
 
+    /// Makes what leaves because of a row; an error when nothing does.
     fn send_row(&mut self, moment: &Moment<'_>, burst: &mut Burst, at: usize) -> Result<(), Reason> {
         let Moment { site, tables, now, .. } = *moment;
-        let cell = self.cells[at];
-        let (Some(message), Some(original)) = (cell.message, burst.rows[at].frame.take()) else {
+        let Self { cells, sends, ledger, head } = self;
+        let cell = &cells[at];
+        let row = &mut burst.rows[at];
+        let (Read::Message(message), Some(original)) = (&cell.read, row.frame.take()) else {
             return Err(Reason::Malformed);
         };
-        let (from, listener) = (burst.rows[at].from, burst.rows[at].listener);
+        let (from, listener) = (row.from, row.listener);
         if message.kind == Kind::Push && message.has(flag::RECEIPT) {
-            let key = cell.signed_by.map(|key| tables.key_id(key));
+            let key = cell.grant.signed_by.map(|key| tables.key_id(key));
             let asker = Asker { from, listener, key };
-            let own = &site.shared.receipts[site.shard];
-            if !own.remember(message.header.source, message.header.message, asker, now.mono_ns) {
-                burst.rows[at].frame = Some(original);
+            let tables = &site.shared.receipts;
+            let Header { source, destination, message: id, .. } = message.header;
+            let exchange = Exchange { asker: source, asked: destination, message: id };
+            // Who asked first keeps the answers: a message that comes round again, from another server,
+            // must not send them round too.
+            let is_another = |table: &Receipts| {
+                table.asker(&exchange, now.mono_ns).is_some_and(|first| first.from != from)
+            };
+            let keeps = tables.iter().any(is_another);
+            if !keeps && !tables[site.shard].remember(&exchange, asker, now.mono_ns) {
+                row.frame = Some(original);
                 return Err(Reason::Overloaded);
             }
         }
         let account = if cell.verdict == Verdict::Deliver { Account::Delivered } else { Account::Forwarded };
-        let Some(token) = self.ledger.open(account, cell.sends) else {
-            burst.rows[at].frame = Some(original);
+        let Some(token) = ledger.open(account, cell.sends) else {
+            row.frame = Some(original);
             return Err(Reason::Overloaded);
         };
-        let writer = Writer { moment, cell: &cell, message: &message, from };
-        let class = cell.class.unwrap_or(Class::Normal);
+        let (grant, from_peer) = (&cell.grant, cell.peer.is_some());
+        let mut writer = Writer { moment, message, from, from_peer, grant, head };
+        let class = grant.class.unwrap_or(Class::Normal);
         let last = cell.sends - 1;
         let (mut original, mut failure, mut failed) = (Some(original), Reason::Overloaded, 0);
-        for (copy, send) in self.sends[cell.first_send..][..cell.sends].iter().enumerate() {
+        for (copy, send) in sends[cell.first_send..][..cell.sends].iter().enumerate() {
             let frame =
                 if copy == last { original.take() } else { copy_of(original.as_ref(), &mut burst.pool) };
             let Some(mut frame) = frame else {
@@ -91,11 +118,11 @@ impl Plane {
             }
         }
         if failed == cell.sends {
-            self.ledger.cancel(token);
+            ledger.cancel(token);
             return Err(failure);
         }
         for _ in 0..failed {
-            self.ledger.failed(token, failure);
+            ledger.failed(token, failure);
         }
         Ok(())
     }
@@ -103,9 +130,10 @@ impl Plane {
     /// ECHOED: the ECHO with another kind, source and destination swapped, without options
     /// (PROTOCOL.md, ruling 28).
     fn echo(&mut self, moment: &Moment<'_>, burst: &mut Burst, at: usize) -> Result<(), Reason> {
-        let cell = &self.cells[at];
+        let Self { cells, ledger, head, .. } = self;
+        let Cell { read, grant, .. } = &cells[at];
         let row = &mut burst.rows[at];
-        let (Some(message), Some(frame)) = (cell.message, &mut row.frame) else {
+        let (Read::Message(message), Some(frame)) = (read, &mut row.frame) else {
             return Err(Reason::Malformed);
         };
         let header = Header {
@@ -115,10 +143,10 @@ impl Plane {
             source: message.header.destination,
             ..message.header
         };
-        let mut head = HeadBuilder::new(&header);
+        head.restart(&header);
         frame.truncate(message.payload_end);
-        replace_head(frame, message.payload_start, &mut head, cell.signed_by, moment)?;
-        let token = self.ledger.open(Account::Answered, 1).ok_or(Reason::Overloaded)?;
+        replace_head(frame, message.payload_start, head, grant.signed_by, moment)?;
+        let token = ledger.open(Account::Answered, 1).ok_or(Reason::Overloaded)?;
         if let Some(frame) = row.frame.take() {
             let (to, listener) = (row.from, row.listener);
             burst.tx.push(Tx { frame, to, listener, class: Class::Normal, token });
@@ -130,22 +158,22 @@ impl Plane {
     /// identifier, never more often than [`super::RejectLimiter`] says.
     fn reject(&mut self, moment: &Moment<'_>, burst: &mut Burst, at: usize, reason: Reason) {
         let Moment { site, now, .. } = *moment;
-        let cell = &self.cells[at];
+        let Self { cells, ledger, head, .. } = self;
+        let Cell { read, grant, .. } = &cells[at];
         let row = &mut burst.rows[at];
-        let Some(header) = cell.header.filter(|_| site.policy.rejects) else { return };
+        let Some(header) = read.header().filter(|_| site.policy.rejects) else { return };
         if Kind::from_code(header.kind).is_some_and(Kind::is_answer) {
             return;
         }
         let Some(frame) = &mut row.frame else { return };
         if !site.shared.rejects.take(row.from, now.mono_ns) {
-            self.ledger.counters_mut().rejects_suppressed += 1;
+            ledger.counters_mut().rejects_suppressed += 1;
             return;
         }
         let length_max = frame.len().max(REJECT_BYTES_MAX);
-        let mut head = HeadBuilder::new(&header.answer(Kind::Reject));
-        head.reason(reason);
+        head.restart(&header.answer(Kind::Reject)).reason(reason);
         let whole = frame.len();
-        let made = replace_head(frame, whole, &mut head, cell.signed_by, moment);
+        let made = replace_head(frame, whole, head, grant.signed_by, moment);
         if made.is_ok()
             && frame.len() <= length_max
             && let Some(frame) = row.frame.take()
@@ -235,29 +263,35 @@ const HOP_BY_HOP: [u8; 2] = [ty::AUTH, ty::PAYLOAD_LENGTH];
 /// Writes the datagrams of one message.
 struct Writer<'a> {
     moment: &'a Moment<'a>,
-    cell: &'a Cell,
     message: &'a Message,
     from: Endpoint,
+    from_peer: bool,
+    grant: &'a Grant,
+    head: &'a mut HeadBuilder,
 }
 
 impl Writer<'_> {
     /// Turns the received datagram in `frame` into the one for this hop; returns where it goes and
     /// from which listening address.
-    fn write(&self, frame: &mut Frame, hop: &Hop) -> Result<(Endpoint, u8), Reason> {
+    fn write(&mut self, frame: &mut Frame, hop: &Hop) -> Result<(Endpoint, u8), Reason> {
         frame.truncate(self.message.payload_end);
         match *hop {
-            Hop::Gateway { gateway, terminal } => self.to_gateway(frame, gateway, &terminal),
+            Hop::Gateway { gateway, terminal } => self.for_gateway(frame, gateway, &terminal),
             Hop::Nat { to, terminal } => {
                 self.rehead(frame, &self.for_terminal(&terminal))?;
                 self.leave_to_terminal(to, &terminal)
             }
-            Hop::Server { server, to, roaming } => self.to_server(frame, server, to, roaming),
-            Hop::Asker(asker) => self.to_asker(frame, &asker),
+            Hop::Server { server, to, roaming } => self.for_server(frame, server, to, roaming),
+            Hop::Asker(asker) => self.for_asker(frame, &asker),
         }
     }
 
-    /// The listening address of the right family; without one there is no way.
+    /// The listening address of the right family; without one there is no way, and none to this server
+    /// itself: what is sent there would come again, for ever.
     fn leave(&self, to: Endpoint) -> Result<(Endpoint, u8), Reason> {
+        if self.is_own(to) {
+            return Err(Reason::NoRoute);
+        }
         self.moment.site.listener_for(to).map(|listener| (to, listener)).ok_or(Reason::NoRoute)
     }
 
@@ -268,9 +302,15 @@ impl Writer<'_> {
             listen.get(usize::from(*listener)).is_some_and(|own| own.is_ipv4() == to.is_ipv4())
         };
         match terminal.listener.filter(reaches) {
-            Some(listener) => Ok((to, listener)),
-            None => self.leave(to),
+            Some(listener) if !self.is_own(to) => Ok((to, listener)),
+            _ => self.leave(to),
         }
+    }
+
+    /// Whether this is an address of this very server, as it listens or as others reach it.
+    fn is_own(&self, to: Endpoint) -> bool {
+        let told = self.moment.tables.own().map(|own| self.moment.tables.server_address(own));
+        told == Some(to) || self.moment.site.listen.contains(&to)
     }
 
     /// Signed with the user's key, where it has one (ruling 15).
@@ -279,8 +319,8 @@ impl Writer<'_> {
         Change { key, ..Change::default() }
     }
 
-    fn to_gateway(
-        &self,
+    fn for_gateway(
+        &mut self,
         frame: &mut Frame,
         gateway: u32,
         terminal: &Terminal,
@@ -315,15 +355,15 @@ impl Writer<'_> {
         }
     }
 
-    fn to_server(
-        &self,
+    fn for_server(
+        &mut self,
         frame: &mut Frame,
         server: Option<u32>,
         to: Endpoint,
         roaming: bool,
     ) -> Result<(Endpoint, u8), Reason> {
         // Only a PUSH tells where its source is, and only its first server knows (ruling 14).
-        let translate = self.message.kind == Kind::Push && self.cell.peer.is_none();
+        let translate = self.message.kind == Kind::Push && !self.from_peer;
         let change = Change {
             set: if roaming { flag::ROAMED } else { 0 },
             hops: 1,
@@ -334,7 +374,10 @@ impl Writer<'_> {
         self.leave(to)
     }
 
-    fn to_asker(&self, frame: &mut Frame, asker: &Asker) -> Result<(Endpoint, u8), Reason> {
+    fn for_asker(&mut self, frame: &mut Frame, asker: &Asker) -> Result<(Endpoint, u8), Reason> {
+        if self.is_own(asker.from) {
+            return Err(Reason::NoRoute);
+        }
         let is_server = self.moment.tables.peer(asker.from).is_some();
         let key = asker.key.and_then(|id| self.moment.tables.key_index(id));
         self.rehead(frame, &Change { hops: u8::from(is_server), key, ..Change::default() })?;
@@ -361,9 +404,9 @@ impl Writer<'_> {
     /// Changes the head: reserved flags cleared, PRIORITY set where the application's rule says so,
     /// Auth and PayloadLength gone, and what `change` says. The options stay where they are when none
     /// of that touches them.
-    fn rehead(&self, frame: &mut Frame, change: &Change) -> Result<(), Reason> {
+    fn rehead(&mut self, frame: &mut Frame, change: &Change) -> Result<(), Reason> {
         let Message { header, options, payload_start, .. } = self.message;
-        let priority = if self.cell.sets_priority { flag::PRIORITY } else { 0 };
+        let priority = if self.grant.sets_priority { flag::PRIORITY } else { 0 };
         let flags = (header.flags & flag::KNOWN) | change.set | priority;
         let hop_limit = header.hop_limit.saturating_sub(change.hops);
         let hop_by_hop = HOP_BY_HOP.iter().any(|option| options.has(*option));
@@ -372,7 +415,8 @@ impl Writer<'_> {
             (bytes[1], bytes[2]) = (flags, hop_limit);
             return Ok(());
         }
-        let mut head = HeadBuilder::new(&Header { flags, hop_limit, ..*header });
+        let head = &mut *self.head;
+        head.restart(&Header { flags, hop_limit, ..*header });
         let replaced = change.add.replaces();
         head.keep(self.message, frame.bytes(), |option| {
             !HOP_BY_HOP.contains(&option) && !replaced.contains(&option)
@@ -386,7 +430,7 @@ impl Writer<'_> {
                 head.source_address(source);
             }
         }
-        replace_head(frame, *payload_start, &mut head, change.key, self.moment)
+        replace_head(frame, *payload_start, head, change.key, self.moment)
     }
 }
 

@@ -32,6 +32,9 @@ pub(super) struct Key {
     user: PushId,
     row_hash: u64,
     live_hash: u64,
+    /// The line that the user's first row is likely to be, once [`Moment::prefetch_lines`] has looked.
+    likely: Option<usize>,
+    looked: bool,
 }
 
 /// One terminal, as users.csv or a registration says.
@@ -65,7 +68,8 @@ impl<'a> Moment<'a> {
     #[inline]
     pub(super) fn key(&self, user: PushId) -> Key {
         let row_hash = binding::hash(user.0, self.tables.arrays().users_index().seed());
-        Key { user, row_hash, live_hash: self.live.map_or(0, |live| live.hash(user)) }
+        let live_hash = self.live.map_or(0, |live| live.hash(user));
+        Key { user, row_hash, live_hash, likely: None, looked: false }
     }
 
     /// Starts to bring near where the user would be found.
@@ -79,9 +83,10 @@ impl<'a> Moment<'a> {
 
     /// The second step, when what [`Moment::prefetch`] asked for has arrived: the lines.
     #[inline]
-    pub(super) fn prefetch_lines(&self, key: &Key) {
+    pub(super) fn prefetch_lines(&self, key: &mut Key) {
         let arrays = self.tables.arrays();
-        if let Some(line) = arrays.users_index().first_candidate(key.row_hash) {
+        (key.likely, key.looked) = (arrays.users_index().first_candidate(key.row_hash), true);
+        if let Some(line) = key.likely {
             prefetch(arrays.lines(), line);
         }
         if let Some(live) = self.live {
@@ -94,8 +99,7 @@ impl<'a> Moment<'a> {
     pub(super) fn prefetch_owner(&self, key: &Key) {
         let Some(live) = self.live else { return };
         let arrays = self.tables.arrays();
-        let line =
-            arrays.users_index().first_candidate(key.row_hash).and_then(|line| arrays.lines().get(line));
+        let line = key.likely.and_then(|line| arrays.lines().get(line));
         if let Some((line, private)) = line.and_then(|line| Some((line, line.private()?))) {
             live.prefetch_owner(line.realm(), private);
         }
@@ -179,7 +183,12 @@ impl<'a> Moment<'a> {
         each: &mut impl FnMut(&Known<'_>),
     ) -> bool {
         let arrays = self.tables.arrays();
-        let Some(first) = arrays.find_hashed(key.user, key.row_hash) else { return false };
+        let first = match key.likely {
+            Some(line) if arrays.lines()[line].user() == key.user => Some(line),
+            None if key.looked => None,
+            _ => arrays.find_hashed(key.user, key.row_hash),
+        };
+        let Some(first) = first else { return false };
         for row in arrays.user_lines(first) {
             if wanted(row) {
                 each(&Known::Row(row, arrays.nat6()));
@@ -280,12 +289,12 @@ impl Known<'_> {
     /// What is needed to serve it.
     #[inline(always)]
     pub(super) fn terminal(&self) -> Terminal {
-        let (device, realm, private, imsi) = (self.device(), self.realm(), self.private(), self.imsi());
+        let (device, realm, private) = (self.device(), self.realm(), self.private());
         let (user, has_key, listener) = match self {
             Self::Row(row, _) => (row.user(), row.has_key(), None),
             // Whether there is a key is seen when it is looked for.
             Self::Live(binding) => (binding.user, true, Some(binding.listener)),
         };
-        Terminal { user, device, realm, private, imsi, has_key, listener }
+        Terminal { user, device, realm, private, has_key, listener }
     }
 }

@@ -24,10 +24,10 @@ use crate::id::Endpoint;
 use crate::reason::Reason;
 
 /// Connections served at once; a further one waits.
-const CONNECTIONS_MAX: usize = 32;
+const CONNECTIONS_MAX: usize = 256;
 
 /// How long a connection may take to ask and to be answered.
-const CONNECTION_TIME: Duration = Duration::from_secs(10);
+const CONNECTION_TIME: Duration = Duration::from_secs(2);
 
 /// The running page.
 #[derive(Debug)]
@@ -48,7 +48,10 @@ impl Admin {
         let address = listener.local_addr().map_err(wrong)?.into();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(wrong)?;
         let (stop, stopped) = oneshot::channel();
-        let serve = move || runtime.block_on(serve(listener, state, stopped));
+        let serve = move || {
+            runtime.block_on(serve(listener, state, stopped));
+            runtime.shutdown_background();
+        };
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map_err(wrong)?;
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
@@ -72,7 +75,11 @@ async fn serve(listener: TcpListener, state: Arc<State>, mut stopped: oneshot::R
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            _ = &mut stopped => return,
+        };
+        let Ok(place) = place else { return };
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
@@ -107,9 +114,17 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
     let mut content_type = "text/plain; charset=utf-8";
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
-            content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            let wanted = request.headers().get_all(hyper::header::ACCEPT).iter();
+            let open =
+                wanted.filter_map(|value| value.to_str().ok()).any(|value| value.contains(OPEN_METRICS));
+            content_type = if open {
+                "application/openmetrics-text; version=1.0.0; charset=utf-8"
+            } else {
+                "text/plain; version=0.0.4; charset=utf-8"
+            };
             match metrics(state) {
-                Ok(text) => (StatusCode::OK, text),
+                Ok(text) if open => (StatusCode::OK, text),
+                Ok(text) => (StatusCode::OK, prometheus_text(&text)),
                 Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             }
         }
@@ -125,6 +140,37 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
     let value = hyper::header::HeaderValue::from_static(content_type);
     response.headers_mut().insert(hyper::header::CONTENT_TYPE, value);
     response
+}
+
+/// What a scraper says that takes OpenMetrics.
+const OPEN_METRICS: &str = "application/openmetrics-text";
+
+/// OpenMetrics as the older Prometheus text (0.0.4), in which a counter is declared by its whole name and
+/// an info is a gauge.
+fn prometheus_text(open: &str) -> String {
+    let suffix_of = |name: &str| {
+        let kind = open.lines().find_map(|line| {
+            let (declared, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+            (declared == name).then_some(kind)
+        });
+        match kind {
+            Some("counter") => "_total",
+            Some("info") => "_info",
+            _ => "",
+        }
+    };
+    let line = |line: &str| {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(what @ ("HELP" | "TYPE")), Some(name), Some(rest)) => {
+                let rest = if rest == "info" { "gauge" } else { rest };
+                format!("# {what} {name}{} {rest}\n", suffix_of(name))
+            }
+            (Some("#"), ..) => String::new(),
+            _ => format!("{line}\n"),
+        }
+    };
+    open.lines().map(line).collect()
 }
 
 /// The whole page of `/metrics`. No label comes from a datagram.

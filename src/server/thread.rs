@@ -48,8 +48,7 @@ impl Seat {
         let mut burst = Burst::new(FramePool::new(limits.frames, limits.datagram_max));
         let (port, described) = match port(io, listeners, &mut burst) {
             Ok((port, described, fallback)) => {
-                // All shards have the same reason: the first one says it.
-                warnings.extend(fallback.filter(|_| site.shard == 0));
+                warnings.extend(fallback);
                 (port, described)
             }
             Err(error) => {

@@ -22,11 +22,10 @@ pub(super) const APP_USERS: u8 = 1;
 pub(super) const APP_SOURCES: u8 = 2;
 
 /// Left-aligned bits of an address and how many there are.
-pub(super) fn trie_key(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
+#[inline]
+pub(super) const fn trie_key(address: Endpoint) -> u128 {
+    let bits = u128::from_be_bytes(address.octets());
+    if address.is_ipv4() { bits << 96 } else { bits }
 }
 
 #[derive(Default)]
@@ -200,7 +199,7 @@ fn add_both(tries: &mut Tries, prefixes: impl Iterator<Item = (IpAddr, u8, u32)>
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (ip, len, value) in prefixes {
         let family = if ip.is_ipv4() { &mut v4 } else { &mut v6 };
-        family.push(Route { key: trie_key(ip), len, value });
+        family.push(Route { key: trie_key(Endpoint::new(ip, 0)), len, value });
     }
     (tries.add(&mut v4), tries.add(&mut v6))
 }

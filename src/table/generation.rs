@@ -184,7 +184,7 @@ impl Tables {
         let a = self.arrays();
         let realm = &a.realms[a.realms.binary_search_by(|row| row.realm.to_native().cmp(&realm)).ok()?];
         let root = if private.is_ipv4() { realm.root_v4 } else { realm.root_v6 };
-        a.tries.lookup(root.to_native(), compile::trie_key(private.ip()))
+        a.tries.lookup(root.to_native(), compile::trie_key(private))
     }
 
     /// The gateway with this index.
@@ -248,7 +248,7 @@ impl<'a> AppView<'a> {
     pub fn in_sources(&self, from: Endpoint) -> bool {
         let row = self.row();
         let root = if from.is_ipv4() { row.root_v4 } else { row.root_v6 };
-        self.tables.arrays().tries.lookup(root.to_native(), compile::trie_key(from.ip())).is_some()
+        self.tables.arrays().tries.lookup(root.to_native(), compile::trie_key(from)).is_some()
     }
 
     /// The prefixes of addresses that may push for it, if it has [`Self::has_sources`].

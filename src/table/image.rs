@@ -345,6 +345,11 @@ impl Image {
         self.bytes()[32..48].try_into().map_or(0, u128::from_le_bytes)
     }
 
+    /// Whether there are keys in it, which nobody else should read.
+    pub fn has_keys(&self) -> bool {
+        !self.arrays().keys.is_empty()
+    }
+
     /// Whether the tables lie on huge pages.
     pub fn is_huge(&self) -> bool {
         self.region.is_huge()

@@ -105,9 +105,10 @@ impl ArchivedTries {
     #[inline]
     pub fn lookup(&self, root: u32, key: u128) -> Option<u32> {
         let mut node = &self.nodes[root as usize];
-        let mut depth = 0;
-        let mut c = chunk(key, 0);
+        // What is left of the key; zeros come in from the right.
+        let mut rest = key;
         loop {
+            let c = chunk(rest, 0);
             let vector = node.vector.to_native();
             // Bits up to and with c: a rank that includes c itself.
             let up_to = 2u64.wrapping_shl(c).wrapping_sub(1);
@@ -117,8 +118,7 @@ impl ArchivedTries {
             }
             let rank = (vector & up_to).count_ones();
             node = &self.nodes[(node.children.to_native() + rank - 1) as usize];
-            depth += STRIDE;
-            c = chunk(key, depth);
+            rest <<= STRIDE;
         }
     }
 
@@ -126,29 +126,49 @@ impl ArchivedTries {
     pub fn size(&self) -> usize {
         size_of_val(&self.nodes[..]) + size_of_val(&self.leaves[..])
     }
+}
 
-    /// Whether every lookup from this root ends, within the arrays, at a value below `values`.
-    /// Children stand after their parent, so a walk can only go forward.
-    pub fn is_sound(&self, root: u32, values: usize) -> bool {
-        let mut pending = vec![root];
-        while let Some(at) = pending.pop() {
-            let Some(node) = self.nodes.get(at as usize) else { return false };
+/// The proof that tries are what [`Tries::add`] makes: every lookup ends after at most 22 nodes, within the
+/// arrays, at a value that there is. Each node belongs to one place of one trie, so the proof is one walk.
+pub struct Soundness<'a> {
+    tries: &'a ArchivedTries,
+    visited: Vec<bool>,
+}
+
+/// Nodes from a root to the end of a key.
+const DEPTH_MAX: u32 = u128::BITS.div_ceil(STRIDE);
+
+impl<'a> Soundness<'a> {
+    /// Nothing proven yet.
+    pub fn new(tries: &'a ArchivedTries) -> Self {
+        Self { tries, visited: vec![false; tries.nodes.len()] }
+    }
+
+    /// Whether the trie with this root is sound, its values below `values`. Each root once.
+    pub fn holds(&mut self, root: u32, values: usize) -> bool {
+        let mut pending = vec![(root, 1)];
+        while let Some((at, depth)) = pending.pop() {
+            let (Some(node), Some(visited)) =
+                (self.tries.nodes.get(at as usize), self.visited.get_mut(at as usize))
+            else {
+                return false;
+            };
+            if std::mem::replace(visited, true) || depth > DEPTH_MAX {
+                return false;
+            }
             let (vector, starts) = (node.vector.to_native(), node.leaf_starts.to_native());
             let (children, leaves) = (node.children.to_native() as usize, node.leaves.to_native() as usize);
             let child_count = vector.count_ones() as usize;
             let leaf_count = starts.count_ones() as usize;
             let first_leaf = (!vector).trailing_zeros();
             let starts_right = starts & vector == 0 && (vector == u64::MAX || starts >> first_leaf & 1 == 1);
-            if !starts_right || (child_count > 0 && children <= at as usize) {
+            let Some(run) = self.tries.leaves.get(leaves..leaves + leaf_count) else { return false };
+            let leaves_right = run.iter().all(|leaf| leaf.to_native() as usize <= values);
+            if !starts_right || !leaves_right || children + child_count > self.tries.nodes.len() {
                 return false;
             }
-            let Some(run) = self.leaves.get(leaves..leaves + leaf_count) else { return false };
-            if children + child_count > self.nodes.len()
-                || run.iter().any(|leaf| leaf.to_native() as usize > values)
-            {
-                return false;
-            }
-            pending.extend(children as u32..(children + child_count) as u32);
+            pending
+                .extend((children as u32..(children + child_count) as u32).map(|child| (child, depth + 1)));
         }
         true
     }
@@ -197,8 +217,9 @@ mod tests {
             let roots = [tries.add(&mut a), tries.add(&mut b)];
             let bytes = archived(&tries);
             let tries = rkyv::access::<ArchivedTries, rkyv::rancor::Error>(&bytes).unwrap();
+            let mut soundness = Soundness::new(tries);
             for (root, routes) in roots.into_iter().zip([&a, &b]) {
-                prop_assert!(tries.is_sound(root, 80));
+                prop_assert!(soundness.holds(root, 80));
                 let edges = routes.iter().flat_map(|route| [route.key, route.key.wrapping_sub(1), route.key | (1 << 127 >> (route.len % 128))]);
                 for key in edges.chain(keys.iter().copied()) {
                     prop_assert_eq!(tries.lookup(root, key), oracle(routes, key), "{:032x}", key);
@@ -212,9 +233,9 @@ mod tests {
         let mut tries = Tries::default();
         let root = tries.add(&mut [Route { key: 1 << 127, len: 12, value: 3 }]);
         let sound = |tries: &Tries, values| {
-            rkyv::access::<ArchivedTries, rkyv::rancor::Error>(&archived(tries))
-                .unwrap()
-                .is_sound(root, values)
+            let bytes = archived(tries);
+            let tries = rkyv::access::<ArchivedTries, rkyv::rancor::Error>(&bytes).unwrap();
+            Soundness::new(tries).holds(root, values)
         };
         assert!(sound(&tries, 4));
         assert!(!sound(&tries, 3), "a value out of range");
@@ -222,6 +243,15 @@ mod tests {
         looped.nodes[1].vector = 1;
         looped.nodes[1].children = 0;
         assert!(!sound(&looped, 4), "a child before its parent");
+        // Shared children: a walk of every path would double with each level and never end.
+        let mut shared = Tries { nodes: Vec::new(), leaves: vec![0] };
+        for at in 0..2000 {
+            let both = Node { vector: u64::MAX >> 62 << 62 | 3, leaf_starts: 4, children: at + 1, leaves: 0 };
+            shared.nodes.push(both);
+        }
+        let bytes = archived(&shared);
+        let access = rkyv::access::<ArchivedTries, rkyv::rancor::Error>(&bytes).unwrap();
+        assert!(!Soundness::new(access).holds(0, 4), "a node with two parents");
         let mut short = tries.clone();
         short.leaves.pop();
         assert!(!sound(&short, 4), "leaves beyond the array");

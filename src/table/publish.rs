@@ -56,9 +56,35 @@ pub struct Publisher<T> {
     retired: Vec<Retired<T>>,
 }
 
+/// A value that is published no more. A pointer, not a box: a box would claim it for itself while readers
+/// still hold references.
 struct Retired<T> {
-    value: Box<T>,
+    value: *mut T,
     snapshot: Vec<u64>,
+}
+
+// SAFETY: the pointer is a box's, owned by this value alone but for readers that are inside.
+unsafe impl<T: Send + Sync> Send for Retired<T> {}
+
+impl<T> Retired<T> {
+    /// Whether a reader that was inside when the value was retired still is.
+    fn is_held(&self, slots: &[CachePadded<AtomicU64>]) -> bool {
+        let inside = |(slot, seen): (&CachePadded<AtomicU64>, &u64)| {
+            seen % 2 == 1 && slot.load(Ordering::Acquire) == *seen
+        };
+        slots.iter().zip(&self.snapshot).any(inside)
+    }
+
+    /// Frees the value if nobody holds it; true when somebody does.
+    fn keep(&self, slots: &[CachePadded<AtomicU64>]) -> bool {
+        let held = self.is_held(slots);
+        if !held {
+            // SAFETY: the pointer came from a box, nobody can load it any more and nobody is inside; see
+            // the module's proof. The caller forgets it.
+            drop(unsafe { Box::from_raw(self.value) });
+        }
+        held
+    }
 }
 
 /// One reader's side: belongs to one thread at a time.
@@ -101,23 +127,15 @@ impl<T: Send + Sync> Publisher<T> {
         let new = Box::into_raw(Box::new(value));
         let old = self.shared.current.swap(new, Ordering::AcqRel);
         fence(Ordering::SeqCst);
-        // SAFETY: the pointer came from a Box in `publish` and is no longer reachable but by readers
-        // that are inside; it is dropped only by `reclaim`.
-        let value = unsafe { Box::from_raw(old) };
         let snapshot = self.shared.slots.iter().map(|slot| slot.load(Ordering::Acquire)).collect();
-        self.retired.push(Retired { value, snapshot });
+        self.retired.push(Retired { value: old, snapshot });
         self.reclaim();
     }
 
     /// Frees what every reader has left; returns how many values still wait.
     pub fn reclaim(&mut self) -> usize {
         let slots = &self.shared.slots;
-        self.retired.retain(|retired| {
-            let inside = |(slot, seen): (&CachePadded<AtomicU64>, &u64)| {
-                seen % 2 == 1 && slot.load(Ordering::Acquire) == *seen
-            };
-            slots.iter().zip(&retired.snapshot).any(inside)
-        });
+        self.retired.retain(|retired| retired.keep(slots));
         self.retired.len()
     }
 
@@ -154,13 +172,9 @@ impl<T> Watch<T> {
 
 impl<T> Drop for Publisher<T> {
     fn drop(&mut self) {
-        // A reader may still be inside an old value, and nobody would wait for it any more: leak.
-        for retired in self.retired.drain(..) {
-            let slots = self.shared.slots.iter().zip(&retired.snapshot);
-            if slots.into_iter().any(|(slot, seen)| seen % 2 == 1 && slot.load(Ordering::Acquire) == *seen) {
-                std::mem::forget(retired.value);
-            }
-        }
+        // What a reader is still inside of is leaked: nobody would wait for it any more.
+        let slots = &self.shared.slots;
+        self.retired.retain(|retired| retired.keep(slots));
     }
 }
 

@@ -110,15 +110,14 @@ fn misnamed(dir: &Path, warnings: &mut Faults) {
         let (name, stem) = (text(path.file_name()), text(path.file_stem()).to_ascii_lowercase());
         let ours = FILES.iter().find(|file| file.split('.').next() == Some(&stem));
         let table_like = matches!(&*text(path.extension()).to_ascii_lowercase(), "csv" | "toml");
-        if let Some(ours) = ours.filter(|_| table_like)
-            && !FILES.contains(&&*name)
-        {
-            warnings.push(Diagnostic::new(
-                &path,
-                1,
-                1,
-                format!("nobody reads a file of this name; rename it to {ours}"),
-            ));
+        let table_like = table_like || ours.is_some();
+        if table_like && !FILES.contains(&&*name) && name != "pushplane.toml" {
+            let remedy = match ours {
+                Some(ours) => format!("rename it to {ours}"),
+                None => format!("the tables are {}", FILES.join(", ")),
+            };
+            let sentence = format!("nobody reads a file of this name; {remedy}");
+            warnings.push(Diagnostic::new(&path, 1, 1, sentence));
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::binding::{hash, owner_key};
 use super::image::{ArchivedArrays, ArchivedText, NO_INDEX};
+use super::lpm::Soundness;
 use crate::id::{PushId, PushPrefix};
 
 /// Proves an image's meaning, or says what is wrong with it.
@@ -64,15 +65,16 @@ fn rows(a: &ArchivedArrays) -> Result<(), String> {
 }
 
 fn tries(a: &ArchivedArrays) -> Result<(), String> {
-    ensure(a.tries.is_sound(a.prefix_root.to_native(), a.servers.len()), "the prefixes' trie is broken")?;
+    let mut soundness = Soundness::new(&a.tries);
+    ensure(soundness.holds(a.prefix_root.to_native(), a.servers.len()), "the prefixes' trie is broken")?;
     for realm in a.realms.iter() {
         for root in [realm.root_v4.to_native(), realm.root_v6.to_native()] {
-            ensure(a.tries.is_sound(root, a.gateways.len()), "a realm's trie is broken")?;
+            ensure(soundness.holds(root, a.gateways.len()), "a realm's trie is broken")?;
         }
     }
     for app in a.apps.iter() {
         for root in [app.root_v4.to_native(), app.root_v6.to_native()] {
-            ensure(a.tries.is_sound(root, 1), "an application's trie is broken")?;
+            ensure(soundness.holds(root, 1), "an application's trie is broken")?;
         }
     }
     Ok(())

@@ -1,8 +1,7 @@
 //! Inner headers of the tunnels to a gateway: Ethernet, IPv4 or IPv6, UDP, VXLAN (RFC 7348) and
 //! GTP-U (TS 29.281), written in front of a payload that stays where it is.
 //!
-//! Inner UDP checksums are always computed (PROTOCOL.md, ruling 27); one pass over the payload,
-//! eight bytes at a time.
+//! Inner UDP checksums are always computed (PROTOCOL.md, ruling 27); one pass over the payload.
 
 #![cfg_attr(
     not(test),
@@ -31,27 +30,28 @@ pub fn ip_udp_bytes(to: Endpoint) -> usize {
     UDP_BYTES + if to.is_ipv4() { 20 } else { 40 }
 }
 
-/// Adds the big-endian 16-bit words of `bytes` to a ones' complement sum (RFC 1071).
-fn add(mut sum: u64, bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        let word = u64::from_be_bytes(*word);
-        // Four 16-bit words at once; 2^32 of them fit before the sum could overflow.
-        sum += (word >> 32) + (word & 0xFFFF_FFFF);
+/// Adds the 16-bit words of `bytes` to a ones' complement sum, in the byte order of this machine: the sum
+/// comes out in the same order (RFC 1071 §2 B), so bytes are never swapped. An odd last byte is followed
+/// by a zero.
+fn add(sum: u64, bytes: &[u8]) -> u64 {
+    // 32 bits at a time into 64: what a compiler adds in vectors. 2^32 words fit before an overflow.
+    let (words, rest) = bytes.as_chunks::<4>();
+    let sum = words.iter().fold(sum, |sum, word| sum + u64::from(u32::from_ne_bytes(*word)));
+    match *rest {
+        [a] => sum + u64::from(u16::from_ne_bytes([a, 0])),
+        [a, b] => sum + u64::from(u16::from_ne_bytes([a, b])),
+        [a, b, c] => sum + u64::from(u32::from_ne_bytes([a, b, c, 0])),
+        _ => sum,
     }
-    let (pairs, last) = rest.as_chunks::<2>();
-    for pair in pairs {
-        sum += u64::from(u16::from_be_bytes(*pair));
-    }
-    sum + last.first().map_or(0, |byte| u64::from(*byte) << 8)
 }
 
-/// The Internet checksum of a sum: what makes the whole add up to 0xFFFF.
-const fn checksum(mut sum: u64) -> u16 {
-    while sum > 0xFFFF {
-        sum = (sum & 0xFFFF) + (sum >> 16);
-    }
-    !(sum as u16)
+/// The bytes of the Internet checksum of a sum: what makes the whole add up to 0xFFFF.
+const fn checksum(sum: u64) -> [u8; 2] {
+    let sum = (sum & 0xFFFF_FFFF) + (sum >> 32);
+    let sum = (sum & 0xFFFF) + (sum >> 16 & 0xFFFF) + (sum >> 32);
+    let sum = (sum & 0xFFFF) + (sum >> 16);
+    let sum = (sum & 0xFFFF) + (sum >> 16);
+    (!(sum as u16)).to_ne_bytes()
 }
 
 /// Writes the IP and UDP headers at the front of `packet`, whose rest is the UDP payload. False, and
@@ -69,15 +69,15 @@ pub fn write_ip_udp(packet: &mut [u8], from: Endpoint, to: Endpoint) -> bool {
     let ports = u32::from(from.port()) << 16 | u32::from(to.port());
     udp[..4].copy_from_slice(&ports.to_be_bytes());
     udp[4..6].copy_from_slice(&udp_length.to_be_bytes());
-    let pseudo = u64::from(PROTOCOL_UDP) + u64::from(udp_length);
-    let sum = add(add(pseudo, &udp), payload);
+    let [high, low] = udp_length.to_be_bytes();
+    let sum = add(add(add(0, &[0, PROTOCOL_UDP, high, low]), &udp), payload);
     let put_udp = |udp: &mut [u8; UDP_BYTES], addresses: u64| {
         let sum = match checksum(sum + addresses) {
             // Zero would say that there is none (RFC 768).
-            0 => 0xFFFF,
+            [0, 0] => [0xFF, 0xFF],
             sum => sum,
         };
-        udp[6..].copy_from_slice(&sum.to_be_bytes());
+        udp[6..].copy_from_slice(&sum);
     };
     match (from.ipv4(), to.ipv4()) {
         (Some(from), Some(to)) => {
@@ -90,7 +90,7 @@ pub fn write_ip_udp(packet: &mut [u8], from: Endpoint, to: Endpoint) -> bool {
             ip[12..16].copy_from_slice(&from);
             ip[16..].copy_from_slice(&to);
             let header = checksum(add(0, &ip));
-            ip[10..12].copy_from_slice(&header.to_be_bytes());
+            ip[10..12].copy_from_slice(&header);
             put_udp(&mut udp, add(add(0, &from), &to));
             copy_both(front, &ip, &udp)
         }

@@ -181,7 +181,7 @@ fn a_configuration_gives_tables_name_and_policy() {
     let folder = Folder::new();
     let config = |name: &str, policy: &str| {
         let text = format!(
-            "[server]\nname = \"{name}\"\nlisten = [\"127.0.0.1:17400\"]\ntables = \"lab\"\n[policy]\n{policy}\n"
+            "[server]\nname = \"{name}\"\nlisten = [\"127.0.0.9:17400\"]\ntables = \"lab\"\n[policy]\n{policy}\n"
         );
         folder.write("c.toml", &text);
     };

@@ -58,7 +58,22 @@ fn ruling_3_every_shard_knows_who_waits_for_thirty_seconds() {
     assert_eq!(two.sent(&receipt(&push), STRANGER).to, at(OPEN));
 }
 
-/// Ruling 3: only a PUSH that wants a receipt is remembered; source and identifier must both agree.
+/// Ruling 3: who asked first keeps the answers while it is remembered: a message that comes round again
+/// from another address, by another shard or by somebody who guessed it, does not turn them away.
+#[test]
+fn ruling_3_the_first_asker_keeps_the_answers() {
+    let shared = Arc::new(Shared::new(&LIMITS, 2, 7));
+    let lab = |shard| Lab::at_site(site(Policy::default(), shard, Arc::clone(&shared)), tables(&rib()));
+    let (mut one, mut two) = (lab(0), lab(1));
+    let push = push(user::VXLAN).flags(flag::RECEIPT);
+    one.sent(&push, SENDER);
+    one.sent(&push, STRANGER);
+    two.sent(&push, OPEN);
+    assert_eq!(one.sent(&receipt(&push), "10.0.0.1:2948").to, at(SENDER));
+    assert_eq!(two.sent(&receipt(&push), "10.0.0.1:2948").to, at(SENDER));
+}
+
+/// Ruling 3: only a PUSH that wants a receipt is remembered; source, destination and identifier must all agree.
 #[test]
 fn ruling_3_only_the_answer_to_that_push() {
     let mut lab = Lab::new();
@@ -71,7 +86,23 @@ fn ruling_3_only_the_answer_to_that_push() {
     let mut other = receipt(&asked);
     other.header.destination = PushId(0xF << 124 | 1);
     assert_eq!(lab.dropped(&other, STRANGER), Reason::NoRoute);
+    let mut other = receipt(&asked);
+    other.header.source = own(user::GTPU);
+    assert_eq!(lab.dropped(&other, STRANGER), Reason::NoRoute);
     assert_eq!(lab.sent(&receipt(&asked), STRANGER).to, at(SENDER));
+}
+
+/// Ruling 3: identifiers are unique for their sender. Two application servers without a Push ID are
+/// two senders, though one source: each gets its own receipt.
+#[test]
+fn ruling_3_two_askers_with_one_identifier() {
+    let mut lab = Lab::new();
+    let one = push(user::VXLAN).source(PushId::NONE).id(1).flags(flag::RECEIPT);
+    let two = push(user::GTPU).source(PushId::NONE).id(1).flags(flag::RECEIPT);
+    lab.sent(&one, SENDER);
+    lab.sent(&two, STRANGER);
+    assert_eq!(lab.sent(&receipt(&one), "10.0.0.1:2948").to, at(SENDER));
+    assert_eq!(lab.sent(&receipt(&two), "10.0.0.2:2948").to, at(STRANGER));
 }
 
 /// Ruling 3: without an entry it is routed by its destination like a PUSH, without the application
@@ -141,8 +172,9 @@ fn ruling_15_a_receipt_is_signed_as_the_push_was() {
     let by_server = push(user::VXLAN).flags(flag::RECEIPT).signed(ABROAD_KEY);
     lab.sent(&by_server, ABROAD);
     // The terminal's own signature is checked and goes.
-    let mut from_user = receipt(&by_server).signed(user::KEY_VXLAN as u32);
-    from_user.header.source = own(user::KEY_VXLAN);
+    let by_server = push(user::KEY_VXLAN).flags(flag::RECEIPT).signed(ABROAD_KEY);
+    lab.sent(&by_server, ABROAD);
+    let from_user = receipt(&by_server).signed(user::KEY_VXLAN as u32);
     let sent = lab.sent(&from_user, "10.0.0.21:2948");
     assert_eq!(Auth::of(&sent.message().options, &sent.bytes).map(|auth| auth.key), Some(ABROAD_KEY));
     assert_eq!(sent.bytes.len(), 80);

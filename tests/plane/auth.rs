@@ -240,6 +240,26 @@ fn ruling_15_answers_to_a_signed_datagram_are_signed() {
     assert_eq!(signature(&echoed.bytes), None);
 }
 
+/// Ruling 15, where ruling 11 names a fault that comes before the signature: it was signed all the same,
+/// and a server that shares a key would refuse an unsigned REJECT.
+#[test]
+fn ruling_15_a_fault_found_before_the_signature_is_answered_signed() {
+    let mut lab = Lab::new();
+    let signed_by = |sent: &Sent| signature(&sent.bytes).map(|(key, _)| key);
+    let unlisted = push(user::VXLAN).app(app::UNLISTED);
+    let outside = push(user::VXLAN).app(app::SOURCES).source_address(STRANGER);
+    for (msg, reason) in
+        [(unlisted, Reason::ApplicationNotAllowed), (outside, Reason::SourceAddressNotAllowed)]
+    {
+        let sent = lab.sent(&msg.clone().signed(ABROAD_KEY), ABROAD);
+        assert_eq!((sent.reason(), signed_by(&sent)), (Some(reason), Some(ABROAD_KEY)));
+        let sent = lab.sent(&msg.clone().signed(NOBODYS_KEY), ABROAD);
+        assert_eq!((sent.reason(), signed_by(&sent)), (Some(reason), None));
+        let sent = lab.sent(&msg, ABROAD);
+        assert_eq!((sent.reason(), signed_by(&sent)), (Some(reason), None));
+    }
+}
+
 /// Everything of the window is in use: refused, rather than forgetting what could be replayed.
 #[test]
 fn a_full_replay_window_is_overloaded() {

@@ -221,6 +221,29 @@ fn a_user_that_roams_here_is_not_forwarded_to_this_server() {
     assert_eq!(lab.dropped(&push(user::ROAMING_HERE), SENDER), Reason::NotAttached);
 }
 
+/// A binding, gateway or server at one of the server's own listening addresses: what would be sent there
+/// would arrive again, for ever. It is not sent.
+#[test]
+fn nothing_is_sent_to_the_server_itself() {
+    let mut rib = rib();
+    let listen = Some(at(LISTEN4));
+    for row in &mut rib.users {
+        match row.push_id {
+            id if id == own(user::NAT) => row.nat = listen,
+            id if id == own(user::NONE) => row.private = listen,
+            _ => {}
+        }
+    }
+    rib.segments.push(pushplane::table::rib::Segment { realm: 0, ip: at(LISTEN4).ip(), len: 32, gateway: 3 });
+    rib.gateways[2].address = at(LISTEN4);
+    rib.servers[2].address = at(LISTEN6);
+    let mut lab = Lab::with(pushplane::config::Policy::default(), &rib);
+    for msg in [push(user::NAT), push(user::NONE), push(user::PLAIN), push_to(open(3))] {
+        assert_eq!(lab.dropped(&msg, SENDER), Reason::NoRoute);
+    }
+    tunnels::vxlan(&lab.sent(&push(user::VXLAN), SENDER));
+}
+
 /// Ruling 7 is for later; until groups are served a message for one of this server's is rejected, and
 /// one for another server's goes there.
 #[test]

@@ -43,6 +43,7 @@ impl fmt::Display for Event {
                 write!(f, "{name} ({tunnel}) took a datagram from {from}")
             }
             Self::Terminal { user, device, at, payload, .. } => {
+                let payload = crate::common::harmless(payload);
                 write!(f, "{user} device {device} at {at} got \"{payload}\"")
             }
             Self::Trouble(what) => f.write_str(what),
@@ -52,8 +53,23 @@ impl fmt::Display for Event {
 
 /// Everybody; dropping it ends them.
 pub(super) struct Cast {
+    members: Vec<Member>,
+}
+
+/// Somebody with a socket.
+struct Member {
+    at: Endpoint,
     end: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// How often somebody looks whether the lab has ended.
@@ -63,7 +79,7 @@ impl Cast {
     /// Starts every gateway, and every terminal that has an address in the tables of the homes or of the
     /// visited server.
     pub(super) fn start(home: &Rib, visited: &Rib, tell: &Sender<Event>) -> Result<Self, Stop> {
-        let mut cast = Self { end: Arc::new(AtomicBool::new(false)), threads: Vec::new() };
+        let mut cast = Self { members: Vec::new() };
         for gateway in home.gateways.iter().filter(|gateway| gateway.tunnel != Tunnel::None) {
             let gateway = gateway.clone();
             let tell = tell.clone();
@@ -94,25 +110,23 @@ impl Cast {
         };
         let socket = UdpSocket::bind(SocketAddr::from(at)).map_err(wrong)?;
         socket.set_read_timeout(Some(LOOK)).map_err(wrong)?;
-        let end = Arc::clone(&self.end);
-        self.threads.push(std::thread::spawn(move || {
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&end);
+        let thread = std::thread::spawn(move || {
             let mut buffer = vec![0; 1 << 16];
-            while !end.load(Ordering::Relaxed) {
+            while !ended.load(Ordering::Relaxed) {
                 if let Ok((length, from)) = socket.recv_from(&mut buffer) {
                     take(&socket, &mut buffer[..length], from.into());
                 }
             }
-        }));
+        });
+        self.members.push(Member { at, end, thread: Some(thread) });
         Ok(())
     }
-}
 
-impl Drop for Cast {
-    fn drop(&mut self) {
-        self.end.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+    /// Ends whoever has this address, so that somebody else can have it.
+    pub(super) fn leave(&mut self, at: Endpoint) {
+        self.members.retain(|member| member.at != at);
     }
 }
 

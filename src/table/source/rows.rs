@@ -112,7 +112,18 @@ impl<'p, R: BufRead> Rows<'p, R> {
         };
         match rows.split_next(faults) {
             Some(true) => rows.header(faults).then_some(rows),
-            _ => None,
+            Some(false) => None,
+            // A copy that was cut, most likely: only an absent file is an empty table.
+            None => {
+                let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
+                let sentence = format!(
+                    "expected a first row that names the columns ({}), found an empty file; write it or \
+                     remove the file",
+                    names.join(",")
+                );
+                faults.push(Diagnostic::new(path, 1, 1, sentence));
+                None
+            }
         }
     }
 
@@ -442,8 +453,10 @@ mod tests {
 
     #[test]
     fn the_first_row_is_held_to_the_known_columns() {
-        assert_eq!(read(b""), (vec![], vec![]));
-        assert_eq!(read(b"# nothing\n\n"), (vec![], vec![]));
+        for nothing in [&b""[..], b"# nothing\n\n"] {
+            let (rows, faults) = read(nothing);
+            assert!(rows.is_empty() && faults[0].starts_with("1:1: expected a first row"), "{faults:?}");
+        }
         assert!(read(b"b\n1\n").1[0].starts_with("1:1: expected a column a"));
         assert!(read(b"a,c\n1,2\n").1[0].starts_with("1:3: unknown column \"c\""));
         assert!(read(b"a,b, a\n1,2,3\n").1[0].starts_with("1:6: column a for the second time"));

@@ -30,11 +30,19 @@ pub struct HeadBuilder {
 impl HeadBuilder {
     /// A head with this header and no options; its header length is set at the end.
     pub fn new(header: &Header) -> Self {
-        let mut builder = Self { buffer: [0; HEAD_MAX], len: HEADER_BYTES, overflow: false };
-        if let Some(front) = builder.buffer.first_chunk_mut() {
+        let mut builder = Self { buffer: [0; HEAD_MAX], len: 0, overflow: false };
+        builder.restart(header);
+        builder
+    }
+
+    /// As [`HeadBuilder::new`], in the same memory: what it held before is overwritten as far as it
+    /// is used again.
+    pub fn restart(&mut self, header: &Header) -> &mut Self {
+        (self.len, self.overflow) = (HEADER_BYTES, false);
+        if let Some(front) = self.buffer.first_chunk_mut() {
             *front = header.to_bytes();
         }
-        builder
+        self
     }
 
     /// Copies the options of a parsed message in their order, unknown ones too, whose type is `wanted`.
