@@ -249,12 +249,10 @@ impl ArchivedIndex {
         None
     }
 
-    /// A line worth a prefetch: the first candidate of the first bucket.
+    /// The first candidate; `None` when nothing here has this hash.
     #[inline(always)]
     pub fn first_candidate(&self, hash: u64) -> Option<usize> {
-        let bucket = self.buckets.get(home(hash, self.buckets.len()))?;
-        let way = bucket.ways(tag(hash)).checked_ilog2()?;
-        Some(bucket.lines[way as usize].to_native() as usize)
+        self.find(hash, |_| true)
     }
 
     /// Entries in use, if every one of them names a line below `lines` and no spill leaves the array.
