@@ -197,14 +197,34 @@ impl<'a> Moment<'a> {
         true
     }
 
-    /// Whether an address of this row is somebody else's by now.
+    /// Whether an address of this row is another terminal's by now: another user's, or another of this user's
+    /// that registered with the very same address and port, as a client does that users.csv knows too.
     fn is_taken(&self, live: &LiveBindings, row: &ArchivedLine) -> bool {
         let now_ms = self.now.unix_ms;
-        let others = |owner: Option<(PushId, u8)>| owner.is_some_and(|(user, _)| user != row.user());
-        row.private().is_some_and(|private| others(live.owner(row.realm(), private, now_ms)))
-            || row
-                .nat(self.tables.arrays().nat6())
-                .is_some_and(|public| others(live.public_owner(public, now_ms)))
+        let public = row.nat(self.tables.arrays().nat6());
+        let is_taken = |public| {
+            let own = (row.user(), row.device());
+            live.public_owner(public, now_ms).is_some_and(|owner| owner != own)
+        };
+        let private_taken =
+            row.private().is_some_and(|private| match live.owner(row.realm(), private, now_ms) {
+                Some((user, _)) if user == row.user() => self.is_doubled(live, row, private),
+                owner => owner.is_some(),
+            });
+        private_taken || public.is_some_and(is_taken)
+    }
+
+    /// Whether another terminal of the same user is bound to the very private address and port of this row.
+    #[cold]
+    fn is_doubled(&self, live: &LiveBindings, row: &ArchivedLine, private: Endpoint) -> bool {
+        let mut doubled = false;
+        live.find(row.user(), live.hash(row.user()), |entry| {
+            doubled |= matches!(entry, Live::Bound(binding)
+                if binding.device != row.device()
+                    && (binding.realm, binding.private) == (row.realm(), Some(private))
+                    && live::is_live(&binding, self.now.unix_ms));
+        });
+        doubled
     }
 
     /// Whether this is a legal user: one with a row in users.csv or a live binding (INTERFACE.md, ruling 4).

@@ -74,6 +74,22 @@ fn to(lab: &mut Lab, msg: &Msg) -> Vec<Endpoint> {
     to
 }
 
+/// A client that users.csv knows registers under another device number: one terminal, one copy. Another of the
+/// user's terminals at the same address with another port is one of its own.
+#[test]
+fn a_row_that_registered_under_another_device_is_one_terminal() {
+    let (mut lab, mut writer) = lab();
+    let user = own(user::PLAIN);
+    let push = push(user::PLAIN);
+    let copies = to(&mut lab, &push);
+    assert_eq!(copies.len(), 1);
+    let here = lab.tables.terminals(user)[0].private().unwrap();
+    writer.bind(private(user, 9, &here.to_string()));
+    assert_eq!(to(&mut lab, &push.clone()), copies);
+    writer.bind(private(user, 9, &here.with_port(here.port() + 1).to_string()));
+    assert_eq!(to(&mut lab, &push).len(), 2);
+}
+
 #[test]
 fn a_user_in_no_table_is_reached_where_it_registered() {
     let (mut lab, mut writer) = lab();
