@@ -1,4 +1,4 @@
-//! Source files from a [`Rib`], as `INTERFACE.md` has them: what [`write`] writes, the loader reads
+//! Source files from a [`Rib`], as `INTERFACE.md` has them: what [`write()`] writes, the loader reads
 //! back as the same tables.
 //!
 //! Rows are written one by one, so that tables of any size take no memory. Each file is written

@@ -5,7 +5,7 @@ use std::io;
 
 use crate::net::Listener;
 
-/// Why [`Uring::new`] made no port, with what it was given.
+/// Why [`super::Uring::new`] made no port, with what it was given.
 #[derive(Debug)]
 pub struct Refused {
     /// What the kernel said.
