@@ -171,6 +171,9 @@ pub fn explain<'a>(site: &Site, tables: &'a Tables, now: Now, question: &Questio
     plane.decide(site, tables, now, &burst, &mut steps);
     let mut verdict = plane.verdict(0);
     let mut sends: Vec<Sent<'_>> = plane.sends(0).iter().map(|send| Sent::of(tables, send)).collect();
+    if verdict == Verdict::Query && sends.is_empty() {
+        steps.push("a server that asks nobody (no hlr) rejects it at once: no-gateway".to_owned());
+    }
     if !sends.is_empty() {
         // The last stage may still find that no listening address reaches the next hop.
         plane.rewrite(&Moment::new(site, tables, now), &mut burst);
