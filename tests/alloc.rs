@@ -3,17 +3,16 @@
 //! terminals, forwards, roaming, signed both ways, receipts, echoes, live bindings, requests for the controller,
 //! every kind of rejection.
 
-#![expect(unsafe_code, reason = "counts allocations")]
-
+#[path = "common/counting.rs"]
+mod counting;
 #[path = "common/lab.rs"]
 mod lab;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use counting::allocations;
 use lab::*;
 use pushplane::config::{Limits, Policy};
 use pushplane::id::{Endpoint, PushId};
@@ -26,30 +25,6 @@ use pushplane::server::Shard;
 use pushplane::table::publish::publish;
 use pushplane::table::{Binding, Change};
 use pushplane::wire::prp::{Kind, flag, option_type as ty};
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: hands every call on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // At a thread's end the counter is gone, and nobody asks.
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise is the callee's condition.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// A port in memory: receives the datagrams of a script and swallows what is sent.
 struct Script {
@@ -179,11 +154,11 @@ fn run(policy: Policy, registered: bool) -> Counters {
     let mut bursts = 0;
     loop {
         shard.receive(Duration::ZERO).unwrap();
-        let before = ALLOCATIONS.with(Cell::get);
+        let before = allocations();
         let worked = shard.work(now).unwrap();
-        let allocations = ALLOCATIONS.with(Cell::get) - before;
+        let made = allocations() - before;
         // The first burst is the warm-up.
-        assert!(bursts == 0 || allocations == 0, "burst {bursts}: {allocations} allocations");
+        assert!(bursts == 0 || made == 0, "burst {bursts}: {made} allocations");
         if !worked {
             break;
         }

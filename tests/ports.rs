@@ -1,10 +1,11 @@
 //! Both ports, held to the same behaviour over loopback. Where `io_uring` is denied its half says so
 //! and passes.
 
-#![expect(unsafe_code, reason = "counts allocations, and denies itself a system call")]
+#![expect(unsafe_code, reason = "denies itself a system call")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "common/counting.rs"]
+mod counting;
+
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
+use counting::allocations;
 use pushplane::id::Endpoint;
 use pushplane::net::{BindError, Bound, Listener, Port, Udp, Uring, bind_shards, uring_refusal};
 use pushplane::packet::{Burst, Class, Done, FramePool, HEADROOM, Tx};
@@ -641,31 +643,6 @@ fn whatever_the_caller_does_every_frame_and_token_comes_back_once(open: Open) {
     }
 }
 
-/// Counts this thread's allocations.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: hands every request on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // At a thread's end the counter is gone, and nobody asks.
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise, handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, handed on.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
 fn receiving_and_sending_allocate_nothing(open: Open) {
     let Some(mut shard) = Shard::new(open, &[LOOPBACK, LOOPBACK6], 256) else { return };
     let peers = [peer(shard.addrs[0]), peer(shard.addrs[1])];
@@ -674,7 +651,7 @@ fn receiving_and_sending_allocate_nothing(open: Open) {
         for peer in &peers {
             (0..100).for_each(|_| assert_eq!(peer.send(&[0; 64]).unwrap(), 64));
         }
-        let before = ALLOCATIONS.with(Cell::get);
+        let before = allocations();
         let mut left = 200;
         while left > 0 {
             shard.rows();
@@ -683,7 +660,7 @@ fn receiving_and_sending_allocate_nothing(open: Open) {
         }
         shard.port.kernel_drops();
         shard.port.recv(&mut shard.burst, Duration::from_micros(1)).unwrap();
-        assert_eq!(ALLOCATIONS.with(Cell::get), before, "round {round}");
+        assert_eq!(allocations(), before, "round {round}");
         for peer in &peers {
             (0..100).for_each(|_| assert_eq!(peer.recv(&mut back).unwrap(), 64));
         }

@@ -50,19 +50,19 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Files that may hold `unsafe`, each with what for. Everywhere else the compiler denies it.
 const UNSAFE: &[&str] = &[
-    "src/net/socket.rs",       // socket options that no library offers
-    "src/net/udp.rs",          // recvmmsg, sendmmsg
-    "src/net/uring.rs",        // the ring
-    "src/net/uring/shared.rs", // memory shared with the kernel
-    "src/packet/frame.rs",     // slots handed out and to the kernel
-    "src/table/image.rs",      // the archive, once checked
-    "src/table/memory.rs",     // huge pages, the prefetch hint
-    "src/table/publish.rs",    // the published pointer
-    "tests/alloc.rs",          // a counting allocator
-    "tests/common/netns.rs",   // entering a namespace
-    "tests/loom.rs",           // a cell that loom checks
-    "tests/ports.rs",          // denying ourselves a system call
-    "benches/forward.rs",      // a thread's own CPU time, recvmmsg
+    "src/net/socket.rs",        // socket options that no library offers
+    "src/net/udp.rs",           // recvmmsg, sendmmsg
+    "src/net/uring.rs",         // the ring
+    "src/net/uring/shared.rs",  // memory shared with the kernel
+    "src/packet/frame.rs",      // slots handed out and to the kernel
+    "src/table/image.rs",       // the archive, once checked
+    "src/table/memory.rs",      // huge pages, the prefetch hint
+    "src/table/publish.rs",     // the published pointer
+    "tests/common/counting.rs", // a counting allocator
+    "tests/common/netns.rs",    // entering a namespace
+    "tests/loom.rs",            // a cell that loom checks
+    "tests/ports.rs",           // denying ourselves a system call
+    "benches/forward.rs",       // a thread's own CPU time, recvmmsg
 ];
 
 /// Longest file, lines.

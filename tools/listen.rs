@@ -99,6 +99,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
             && let Some(request) = registration.poll(clock.now())?
         {
             tell(&socket, args, &request);
+            if registration.is_unheard() {
+                eprintln!(
+                    "{} does not answer the registration; asking on: does a server listen there?",
+                    args.server
+                );
+            }
         }
         let bytes = match socket.recv_from(&mut buffer) {
             Ok((length, _)) => &buffer[..length],

@@ -85,6 +85,11 @@ impl<'a> Registration<'a> {
         self.request(Kind::Register).map(Some)
     }
 
+    /// Whether so many requests had no answer that whoever waits should be told.
+    pub(super) fn is_unheard(&self) -> bool {
+        matches!(self.state, State::Asking { tries: 3, .. })
+    }
+
     /// Whether this answers us; then what is to be told.
     pub(super) fn take(&mut self, message: &Message, bytes: &[u8], now: Now) -> Option<String> {
         let header = &message.header;
