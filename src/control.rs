@@ -23,6 +23,7 @@
 //! | [`timer`], [`expire`] | what ends by itself |
 //! | [`register`], [`release`], [`permit`] | who is where, and who may say so |
 //! | [`roam`], [`relay`] | users of other servers here, own users there |
+//! | [`spread`] | a PUSH for a group: who gets a copy, and what its sender is told |
 //! | [`name`], [`introduce`], [`deliver`] | RESOLVE, INTRODUCE, and the way to a terminal |
 //! | [`answer`] | the datagrams |
 
@@ -38,6 +39,7 @@ mod register;
 mod relay;
 mod release;
 mod roam;
+mod spread;
 mod store;
 mod timer;
 
@@ -46,6 +48,8 @@ use std::collections::{HashMap, HashSet};
 use ahash::RandomState;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+
+pub use spread::{GroupPush, NAMED_MAX};
 
 use answer::Asker;
 use group::Groups;
@@ -113,9 +117,11 @@ pub struct Outbox {
     pub replies: Vec<Reply>,
     /// Requests that were answered, and answers of other servers that were taken.
     pub answered: u64,
-    /// Why requests failed: one a request. At all times `answered` and these together are the requests
+    /// Why requests failed: one a request. At all times `answered`, these and `copies` together are the requests
     /// handled less [`Live::pending`].
     pub dropped: Vec<Reason>,
+    /// Messages for groups, to copy to their members.
+    pub copies: Vec<GroupPush>,
 }
 
 /// How much the engine holds.
@@ -143,6 +149,8 @@ enum Outcome {
     Answered,
     /// It ends when its relay does.
     Pending,
+    /// It ends when its copies have left.
+    Spread,
 }
 
 /// How long an ended binding without a row in users.csv is known, a lent Push ID not lent again.
@@ -223,7 +231,7 @@ impl Engine {
         };
         match outcome {
             Ok(Outcome::Answered) => out.answered += 1,
-            Ok(Outcome::Pending) => {}
+            Ok(Outcome::Pending | Outcome::Spread) => {}
             Err(reason) => match Header::read(request.bytes) {
                 Some(header) => self.refuse(tables, &Asker::new(request, header), reason, request.now, out),
                 None => out.dropped.push(reason),
@@ -242,6 +250,7 @@ impl Engine {
             Kind::Register => self.register(tables, request, message, out),
             Kind::Release => self.release(tables, request, message, out),
             Kind::Group => self.group(tables, request, message, out),
+            Kind::Push => self.push_to_group(tables, request, message, out),
             Kind::Resolve => Self::resolve_name(tables, request, message, out),
             Kind::Introduce => self.introduce(tables, request, message, out),
             Kind::Registered | Kind::Released | Kind::Reject => {

@@ -58,9 +58,12 @@ counters! {
     forwarded: "Messages sent to another Push server only.";
     answered: "Messages answered by this server.";
     in_flight: "Messages received and not yet in another counter: a gauge.";
-    punted: "Messages handed to the controller.";
-    taken: "Messages that the controller took: counted again by it, as answered, dropped or in flight.";
+    punted: "Messages handed to the next thread: by a shard to the controller, by the controller to the fan-out.";
+    taken: "Messages that were handed over and taken: counted again by who took them.";
     terminals_failed: "Terminals of delivered messages that could not be served.";
+    copies_delivered: "Copies of messages for groups sent to at least one terminal of a member.";
+    copies_forwarded: "Copies sent to another Push server only.";
+    copies_dropped: "Copies for members who could not be served.";
     rejects: "REJECTs sent.";
     rejects_suppressed: "REJECTs not sent: over the limit of a source address.";
     bursts: "Bursts worked on.";

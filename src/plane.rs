@@ -13,6 +13,7 @@
 //! Nothing here allocates after the first burst, locks, logs or reads a clock.
 
 mod authorize;
+mod copies;
 pub mod explain;
 mod heard;
 mod ledger;
@@ -30,7 +31,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
 pub use ledger::{Account, EXTRA, Ledger};
-pub use punt::{PUNT_BYTES_MAX, Punt, PuntRing};
+pub use punt::{Handoff, PUNT_BYTES_MAX, Punt};
 pub use receipts::{Asker, Exchange, Receipts};
 pub use rejects::RejectLimiter;
 pub use replay::{ReplayWindow, Seen};
@@ -53,7 +54,7 @@ pub struct Shared {
     receipts: Box<[Receipts]>,
     heard: heard::Heard,
     live: Arc<LiveBindings>,
-    punts: Box<[PuntRing]>,
+    punts: Box<[Handoff<Punt>]>,
     /// Who empties the rings, if somebody does.
     controller: OnceLock<Thread>,
 }
@@ -67,7 +68,7 @@ impl Shared {
             receipts: (0..shards).map(|_| Receipts::new(limits.receipts, seed)).collect(),
             heard: heard::Heard::new(seed),
             live: Arc::new(LiveBindings::new(limits.bindings + limits.bindings / 4 + 1024, seed)),
-            punts: (0..shards).map(|_| PuntRing::new(limits.punts)).collect(),
+            punts: (0..shards).map(|_| Handoff::new(limits.punts)).collect(),
             controller: OnceLock::new(),
         }
     }
@@ -87,8 +88,13 @@ impl Shared {
         &self.rejects
     }
 
+    /// Who waits for the answer to a question, whichever shard it came to.
+    fn asker(&self, exchange: &Exchange, now: Now) -> Option<Asker> {
+        self.receipts.iter().find_map(|table| table.asker(exchange, now.mono_ns))
+    }
+
     /// What the shards hand to the controller, a ring a shard.
-    pub fn punts(&self) -> &[PuntRing] {
+    pub fn punts(&self) -> &[Handoff<Punt>] {
         &self.punts
     }
 
@@ -258,6 +264,8 @@ struct Grant {
     class: Option<Class>,
     /// That rule sets PRIORITY.
     sets_priority: bool,
+    /// It is one member's copy of a message that was judged, and answered for, as a whole.
+    is_copy: bool,
 }
 
 /// A shard's plane: the columns of the burst that is being worked on, and the accounts of what was

@@ -7,6 +7,7 @@
 //!  Server (the one writer: publishes, frees) ◄── admin (HTTP: /metrics, /live, /ready)
 //!
 //!  Shards ─► rings of what is rarer than a PUSH ─► Controller (one thread: engine, journal, live tables) ─► sockets
+//!                                                      └─► Fanout (one thread: copies for groups) ─► sockets
 //! ```
 //!
 //! A [`Shard`] is one core's loop over any port; [`Server`] runs shards over the kernel's, each on a
@@ -14,6 +15,7 @@
 
 mod admin;
 mod controller;
+mod fanout;
 mod shard;
 mod thread;
 
@@ -24,6 +26,8 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use fanout::{Desk, Fanout};
+
 pub use controller::Recovered;
 pub use shard::Shard;
 
@@ -31,9 +35,10 @@ use crate::clock::Clock;
 use crate::config::{Config, Io};
 use crate::id::Endpoint;
 use crate::metrics::{Board, Counters};
-use crate::net::{self, AffinityError, BindError, Placement};
-use crate::plane::{Shared, Site};
-use crate::table::publish::{Publisher, publish};
+use crate::net::{self, AffinityError, BindError, Listener, Placement, Udp};
+use crate::packet::{Burst, FramePool};
+use crate::plane::{PUNT_BYTES_MAX, Shared, Site};
+use crate::table::publish::{Publisher, Reader, publish};
 use crate::table::{Image, Tables};
 
 /// Why a server does not start: a sentence that says what to do.
@@ -66,6 +71,10 @@ struct State {
     boards: Vec<Arc<Board>>,
     /// The controller's, who counts what the shards handed to it.
     controller: Board,
+    /// The fan-out's, who counts what the controller handed to it.
+    fanout: Arc<Board>,
+    /// Where the controller leaves messages for groups.
+    desk: Arc<Desk>,
     shared: Arc<Shared>,
     /// The shards should end.
     stop: AtomicBool,
@@ -75,6 +84,8 @@ struct State {
     failed: AtomicBool,
     /// Every shard has ended: nothing more comes for the controller.
     shards_ended: AtomicBool,
+    /// The controller has ended: nothing more comes for the fan-out.
+    controller_ended: AtomicBool,
     /// What terminals register cannot be made durable any more.
     poisoned: AtomicBool,
     /// What an operator must hear of, and has not yet.
@@ -95,10 +106,11 @@ struct TableFacts {
 }
 
 impl State {
-    /// All counters, each board's of one moment. The controller's first: what it took the shards have shown
-    /// before.
+    /// All counters, each board's of one moment. Those first that take from others: what they took the givers have
+    /// shown before.
     fn counters(&self) -> Counters {
-        let mut sum = self.controller.read();
+        let mut sum = self.fanout.read();
+        sum.add(&self.controller.read());
         for board in &self.boards {
             sum.add(&board.read());
         }
@@ -130,6 +142,7 @@ pub struct Server {
     tables: Publisher<Tables>,
     threads: Vec<JoinHandle<io::Result<()>>>,
     controller: Option<JoinHandle<io::Result<()>>>,
+    fanout: Option<JoinHandle<io::Result<()>>>,
     recovered: Recovered,
     admin: Option<admin::Admin>,
     ports: Vec<String>,
@@ -161,26 +174,27 @@ impl Server {
             )));
         }
         let facts = facts(&tables, 0);
-        // The last reader is the controller's.
-        let (publisher, mut readers) = publish(tables, cpus.len() + 1);
+        // The last readers are the controller's and the fan-out's.
+        let (publisher, mut readers) = publish(tables, cpus.len() + 2);
         let shared = Arc::new(Shared::new(&config.limits, cpus.len(), seed));
         let state = Arc::new(State {
             boards: cpus.iter().map(|_| Arc::new(Board::default())).collect(),
             controller: Board::default(),
+            fanout: Arc::default(),
+            desk: Arc::new(Desk::new()),
             shared: Arc::clone(&shared),
             stop: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             shards_ended: AtomicBool::new(false),
+            controller_ended: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             troubles: std::sync::Mutex::default(),
             facts: std::sync::Mutex::new(facts),
         });
         let clock = Clock::start();
-        let sockets = bound.shards[0].iter().map(|listener| listener.socket.try_clone());
-        let sockets = sockets.collect::<io::Result<Vec<_>>>().map_err(|error| {
-            StartError(format!("a socket cannot be shared: {error}; raise the limit on open files"))
-        })?;
+        let sockets = shared_sockets(&bound.shards[0])?.into_iter().map(|listener| listener.socket).collect();
+        let fanout_reader = readers.swap_remove(cpus.len() + 1);
         let mut reader = readers.swap_remove(cpus.len());
         let (controller, recovered) = controller::Controller::recover(
             &config,
@@ -191,12 +205,14 @@ impl Server {
             Arc::clone(&state),
             clock,
         )?;
+        let fanout = fanout(&config, &state, shared_sockets(&bound.shards[0])?, fanout_reader);
         let mut server = Self {
             config,
             state,
             tables: publisher,
             threads: Vec::new(),
             controller: None,
+            fanout: None,
             recovered,
             admin: None,
             ports: Vec::new(),
@@ -205,21 +221,15 @@ impl Server {
         if let Some(at) = server.config.metrics {
             server.admin = Some(admin::Admin::start(at, Arc::clone(&server.state))?);
         }
-        let run = move || controller.run(reader);
-        let spawned = std::thread::Builder::new().name("controller".to_owned()).spawn(run);
-        server.controller = Some(spawned.map_err(|error| {
-            StartError(format!("the controller cannot have a thread: {error}; raise the limit on processes"))
+        server.controller = Some(spawn("controller".to_owned(), move || controller.run(reader))?);
+        let state = Arc::clone(&server.state);
+        server.fanout = Some(spawn("fanout".to_owned(), move || {
+            fanout::run(fanout, clock, &state).inspect_err(|_| state.failed.store(true, Ordering::SeqCst))
         })?);
         let mut starting = Vec::new();
         for (shard, ((cpu, listeners), reader)) in cpus.into_iter().zip(bound.shards).zip(readers).enumerate()
         {
-            let site = Site {
-                policy: server.config.policy,
-                listen: server.config.listen.clone(),
-                datagram_max: server.config.limits.datagram_max,
-                shard,
-                shared: Arc::clone(&shared),
-            };
+            let site = site(&server.config, &shared, shard);
             let (tell, told) = mpsc::channel();
             let seat = thread::Seat {
                 cpu,
@@ -231,15 +241,7 @@ impl Server {
                 clock,
                 state: Arc::clone(&server.state),
             };
-            let run = move || seat.run(&tell);
-            let spawned = std::thread::Builder::new().name(format!("shard-{shard}")).spawn(run);
-            let thread = spawned.map_err(|error| {
-                server.state.stop.store(true, Ordering::SeqCst);
-                StartError(format!(
-                    "shard {shard} cannot have a thread: {error}; raise the limit on processes"
-                ))
-            })?;
-            server.threads.push(thread);
+            server.threads.push(spawn(format!("shard-{shard}"), move || seat.run(&tell))?);
             starting.push(told);
         }
         for told in starting {
@@ -356,6 +358,12 @@ impl Server {
                 controller.join().unwrap_or_else(|_| Err(io::Error::other("the controller panicked")));
             result = result.and(ended);
         }
+        self.state.controller_ended.store(true, Ordering::Release);
+        if let Some(fanout) = self.fanout.take() {
+            self.state.desk.wake();
+            let ended = fanout.join().unwrap_or_else(|_| Err(io::Error::other("the fan-out panicked")));
+            result = result.and(ended);
+        }
         result
     }
 }
@@ -364,6 +372,52 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.halt();
     }
+}
+
+/// Who and where a shard is; the fan-out too, as a shard that takes nothing from the network.
+fn site(config: &Config, shared: &Arc<Shared>, shard: usize) -> Site {
+    Site {
+        policy: config.policy,
+        listen: config.listen.clone(),
+        datagram_max: config.limits.datagram_max,
+        shard,
+        shared: Arc::clone(shared),
+    }
+}
+
+/// The sockets that another thread receives on, to send from.
+fn shared_sockets(listeners: &[Listener]) -> Result<Vec<Listener>, StartError> {
+    let clone =
+        |listener: &Listener| Ok(Listener { socket: listener.socket.try_clone()?, addr: listener.addr });
+    listeners.iter().map(clone).collect::<io::Result<_>>().map_err(|error| {
+        StartError(format!("a socket cannot be shared: {error}; raise the limit on open files"))
+    })
+}
+
+fn fanout(
+    config: &Config,
+    state: &Arc<State>,
+    sockets: Vec<Listener>,
+    tables: Reader<Tables>,
+) -> Fanout<Udp> {
+    let limits = &config.limits;
+    let datagram_max = limits.datagram_max.max(PUNT_BYTES_MAX + GROUP_ID_BYTES);
+    let burst = Burst::new(FramePool::new(limits.frames, datagram_max));
+    let site = Site { datagram_max, ..site(config, &state.shared, 0) };
+    let port = Udp::new(sockets, &burst);
+    Fanout::new(port, burst, site, tables, Arc::clone(&state.fanout), Arc::clone(&state.desk))
+}
+
+/// What a copy for a member is longer than the message for the group.
+const GROUP_ID_BYTES: usize = 20;
+
+fn spawn(
+    name: String,
+    run: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<JoinHandle<io::Result<()>>, StartError> {
+    std::thread::Builder::new().name(name.clone()).spawn(run).map_err(|error| {
+        StartError(format!("{name} cannot have a thread: {error}; raise the limit on processes"))
+    })
 }
 
 fn facts(tables: &Tables, retired: usize) -> TableFacts {

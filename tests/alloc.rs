@@ -179,7 +179,7 @@ fn a_shard_allocates_nothing_once_it_runs() {
     counters.add(&run(Policy { known_sources: true, ..Policy::default() }, true));
     // Every way was taken, but for the reasons of what is punted.
     let unmet = Reason::ALL.iter().filter(|reason| counters.dropped[reason.index()] == 0);
-    let expected = [Reason::NotPermitted, Reason::UnknownName, Reason::NoPeerAddress];
+    let expected = [Reason::UnknownGroup, Reason::NotPermitted, Reason::UnknownName, Reason::NoPeerAddress];
     assert!(unmet.copied().eq(expected), "{counters:?}");
     assert!(counters.delivered > 500 && counters.forwarded > 100 && counters.answered > 30, "{counters:?}");
 }

@@ -23,8 +23,13 @@ fn seeds() -> std::ops::Range<u64> {
 
 /// What no server says in these worlds: their messages, tables and sizes give no occasion, or the
 /// kinds of message are of later issues.
-const NEVER: [Reason; 4] =
-    [Reason::GatewayFailed, Reason::NotPermitted, Reason::UnknownName, Reason::NoPeerAddress];
+const NEVER: [Reason; 5] = [
+    Reason::GatewayFailed,
+    Reason::UnknownGroup,
+    Reason::NotPermitted,
+    Reason::UnknownName,
+    Reason::NoPeerAddress,
+];
 
 /// Faults, then healing, then delivery is owed; what must hold is in `pushplane::sim`.
 #[test]

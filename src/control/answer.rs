@@ -37,9 +37,28 @@ impl Asker {
         now: Now,
         out: &mut Outbox,
     ) -> Result<(), Reason> {
-        let datagram = datagram(tables, head, payload, self.key, now)?;
-        out.replies.push(Reply { to: self.to, listener: self.listener, datagram, is_reject: false });
+        out.replies.push(self.reply(tables, head, payload, now)?);
         Ok(())
+    }
+
+    /// The REJECT, at most 108 bytes long, so always within the limit of 128.
+    pub(super) fn rejection(&self, tables: &Tables, reason: Reason, now: Now) -> Option<Reply> {
+        let mut head = self.head(Kind::Reject);
+        head.reason(reason);
+        let reply = self.reply(tables, &mut head, &[], now).ok()?;
+        Some(Reply { is_reject: true, ..reply })
+    }
+
+    /// An answer, to be sent.
+    pub(super) fn reply(
+        &self,
+        tables: &Tables,
+        head: &mut HeadBuilder,
+        payload: &[u8],
+        now: Now,
+    ) -> Result<Reply, Reason> {
+        let datagram = datagram(tables, head, payload, self.key, now)?;
+        Ok(Reply { to: self.to, listener: self.listener, datagram, is_reject: false })
     }
 }
 
@@ -65,19 +84,14 @@ pub(super) fn datagram(
 
 impl Engine {
     /// Counts a request that failed, and says so to who asked, where that is allowed: never to an
-    /// answer. A REJECT is at most 108 bytes long, so always within the limit of 128.
+    /// answer.
     pub(super) fn refuse(&self, tables: &Tables, asker: &Asker, reason: Reason, now: Now, out: &mut Outbox) {
         out.dropped.push(reason);
         let is_answer = Kind::from_code(asker.header.kind).is_some_and(Kind::is_answer);
         if is_answer || !self.site.policy.rejects {
             return;
         }
-        let mut head = asker.head(Kind::Reject);
-        head.reason(reason);
-        if let Ok(datagram) = datagram(tables, &mut head, &[], asker.key, now) {
-            let (to, listener) = (asker.to, asker.listener);
-            out.replies.push(Reply { to, listener, datagram, is_reject: true });
-        }
+        out.replies.extend(asker.rejection(tables, reason, now));
     }
 
     /// The listening address that a datagram leaves from: this one if it is of the right family, else

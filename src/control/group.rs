@@ -12,7 +12,7 @@ use crate::table::{Change, Tables};
 use crate::wire::prp::{Kind, Message};
 
 /// The longest list of members, bytes of payload.
-const LIST_BYTES_MAX: usize = 1200;
+pub(super) const LIST_BYTES_MAX: usize = 1200;
 
 const CREATE: u8 = 1;
 const JOIN: u8 = 2;
@@ -131,14 +131,16 @@ impl Groups {
             || (!left && self.shows_rows(group) && has_row(group, user, tables))
     }
 
-    /// The members, in the order of their Push IDs.
-    fn list(&self, group: PushId, tables: &Tables) -> BTreeSet<PushId> {
+    /// The members, each once, in the order of their Push IDs.
+    pub(super) fn list(&self, group: PushId, tables: &Tables) -> Vec<PushId> {
         let rows = if self.shows_rows(group) { rows(group, tables) } else { &[] };
-        let mut members: BTreeSet<PushId> = rows.iter().map(|id| PushId::from_bytes(*id)).collect();
+        let mut members: Vec<PushId> = rows.iter().map(|id| PushId::from_bytes(*id)).collect();
         if let Some(known) = self.groups.get(&group) {
             members.retain(|member| !known.left.contains(member));
             members.extend(&known.joined);
         }
+        members.sort_unstable();
+        members.dedup();
         members
     }
 
@@ -172,7 +174,7 @@ impl Engine {
         tables.route(user).ok_or(Reason::NoRoute)?;
         let asked = message.options.group_request(bytes).ok_or(Reason::Malformed)?;
         let named = message.options.group_id(bytes).filter(|group| !group.is_none());
-        let mut members = BTreeSet::new();
+        let mut members = Vec::new();
         let (group, change) = match asked {
             CREATE => self.create(tables, user, named)?,
             JOIN | LEAVE | LIST | DELETE => {

@@ -12,6 +12,17 @@ use crate::table::{AppView, Tables};
 use crate::wire::prp::auth::Auth;
 use crate::wire::prp::{Kind, Message};
 
+/// The application's rule. The sender's own PRIORITY does not count: anybody can set it, and a server passes it on.
+impl From<Rule> for Class {
+    fn from(rule: Rule) -> Self {
+        match rule {
+            Rule::MinDelay => Self::MinDelay,
+            Rule::Priority => Self::Priority,
+            Rule::Normal => Self::Normal,
+        }
+    }
+}
+
 impl Plane {
     pub(super) fn authorize(&mut self, moment: &Moment<'_>, burst: &Burst, trace: &mut impl Trace) {
         let Moment { site, tables, .. } = *moment;
@@ -108,22 +119,12 @@ impl<'a> Sender<'a> {
             if rate.is_some_and(|rate| !rate.take(self.moment.now.mono_ns)) {
                 return Err(Reason::RateLimited);
             }
-            grant.class = Some(Self::class(app));
+            grant.class = Some(app.rule().into());
             grant.sets_priority = app.rule() == Rule::Priority;
         }
         match options.deadline(self.bytes) {
             Some(deadline) if deadline < self.moment.now.unix_ms => Err(Reason::Expired),
             _ => Ok(()),
-        }
-    }
-
-    /// The application's rule. The sender's own PRIORITY does not count: anybody can set it, and a server
-    /// passes it on.
-    fn class(app: AppView<'_>) -> Class {
-        match app.rule() {
-            Rule::MinDelay => Class::MinDelay,
-            Rule::Priority => Class::Priority,
-            Rule::Normal => Class::Normal,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::id::{Endpoint, PushId};
 use crate::packet::{Burst, FramePool};
 use crate::reason::Reason;
 use crate::table::{AppView, Tables};
-use crate::wire::prp::{HOP_LIMIT, HeadBuilder, Header, Kind};
+use crate::wire::prp::{self, HOP_LIMIT, HeadBuilder, Header, Kind};
 
 /// A PUSH that might arrive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,7 +150,7 @@ pub const fn verdict_name(verdict: Verdict) -> &'static str {
 ///
 /// A key is taken as given rightly: the sending server's if it has one, else the application's, else,
 /// where everything must be signed, the source's own. Counts against the application's rate like
-/// any message.
+/// any message. Of a group the members of groups.csv are known, not who joined or left since.
 pub fn explain<'a>(site: &Site, tables: &'a Tables, now: Now, question: &Question) -> Explanation<'a> {
     let mut steps = Vec::new();
     let from = question.from.unwrap_or_else(|| {
@@ -163,12 +163,85 @@ pub fn explain<'a>(site: &Site, tables: &'a Tables, now: Now, question: &Questio
         steps.push("the options do not fit".to_owned());
         return answer("drop", Some(Reason::TooLarge), steps, Vec::new());
     };
+    let question = Arrived { bytes: &bytes, from, is_copy: false };
+    let (verdict, sends) = match outcome(site, tables, now, &question, &mut steps) {
+        (Verdict::Punt, _) => of_group(site, tables, now, &question, &mut steps),
+        decided => decided,
+    };
+    match verdict {
+        Verdict::Drop(reason) => answer("drop", Some(reason), steps, Vec::new()),
+        other => answer(verdict_name(other), None, steps, sends),
+    }
+}
+
+/// What becomes of a message for a group: of each member's copy by itself, and of the whole as the best of them
+/// (INTERFACE.md, ruling 13).
+fn of_group<'a>(
+    site: &Site,
+    tables: &'a Tables,
+    now: Now,
+    arrived: &Arrived<'_>,
+    steps: &mut Vec<String>,
+) -> (Verdict, Vec<Sent<'a>>) {
+    let Ok(message) = prp::parse(arrived.bytes) else {
+        return (Verdict::Drop(Reason::Malformed), Vec::new());
+    };
+    let Header { destination: group, source, .. } = message.header;
+    let is_own = tables.own().is_some() && tables.route(group) == tables.own();
+    let Some(members) = tables.arrays().group(group).filter(|_| is_own) else {
+        steps.push(format!(
+            "groups.csv has no group {group}; of groups that users made only the running server knows"
+        ));
+        return (Verdict::Drop(Reason::UnknownGroup), Vec::new());
+    };
+    let Ok(mut copy) = prp::copy_for_members(&message, arrived.bytes, group) else {
+        return (Verdict::Drop(Reason::TooLarge), Vec::new());
+    };
+    let mut whole = Verdict::Drop(Reason::NotAttached);
+    let mut sends = Vec::new();
+    let mut first_fault = None;
+    for member in members.iter().map(|id| PushId::from_bytes(*id)).filter(|member| *member != source) {
+        steps.push(format!("a copy for member {member}"));
+        prp::set_destination(&mut copy, member);
+        let (verdict, sent) =
+            outcome(site, tables, now, &Arrived { bytes: &copy, is_copy: true, ..*arrived }, steps);
+        sends.extend(sent);
+        whole = match (whole, verdict) {
+            (Verdict::Deliver, _) | (_, Verdict::Deliver) => Verdict::Deliver,
+            (Verdict::Query, _) | (_, Verdict::Query) => Verdict::Query,
+            (Verdict::Forward, _) | (_, Verdict::Forward) => Verdict::Forward,
+            (_, fault) => *first_fault.get_or_insert(fault),
+        };
+    }
+    (whole, sends)
+}
+
+/// One datagram: a message as it arrives, or a member's copy.
+struct Arrived<'a> {
+    bytes: &'a [u8],
+    from: Endpoint,
+    is_copy: bool,
+}
+
+fn outcome<'a>(
+    site: &Site,
+    tables: &'a Tables,
+    now: Now,
+    arrived: &Arrived<'_>,
+    steps: &mut Vec<String>,
+) -> (Verdict, Vec<Sent<'a>>) {
+    let Arrived { bytes, from, is_copy } = *arrived;
+    let moment = Moment::new(site, tables, now);
     let pool = FramePool::new(TERMINALS_MAX + 1, site.datagram_max);
     let frames = pool.capacity();
     let mut burst = Burst::new(pool);
-    burst.push_copy(&bytes, from, site.listener_for(from).unwrap_or(0));
+    burst.push_copy(bytes, from, site.listener_for(from).unwrap_or(0));
     let mut plane = Plane::new(frames);
-    plane.decide(site, tables, now, &burst, &mut steps);
+    if is_copy {
+        plane.decide_copies(&moment, &burst, steps);
+    } else {
+        plane.decide_in(&moment, &burst, steps);
+    }
     let mut verdict = plane.verdict(0);
     let mut sends: Vec<Sent<'_>> = plane.sends(0).iter().map(|send| Sent::of(tables, send)).collect();
     if verdict == Verdict::Query && sends.is_empty() {
@@ -176,7 +249,7 @@ pub fn explain<'a>(site: &Site, tables: &'a Tables, now: Now, question: &Questio
     }
     if !sends.is_empty() {
         // The last stage may still find that no listening address reaches the next hop.
-        plane.rewrite(&Moment::new(site, tables, now), &mut burst);
+        plane.rewrite(&moment, &mut burst);
         let mut left = burst.tx.iter().filter(|tx| tx.token != EXTRA).map(|tx| tx.to).peekable();
         sends.retain(|send| {
             let leaves = left.next_if_eq(&send.to).is_some();
@@ -194,10 +267,7 @@ pub fn explain<'a>(site: &Site, tables: &'a Tables, now: Now, question: &Questio
         }
     }
     burst.clear_rows();
-    match verdict {
-        Verdict::Drop(reason) => answer("drop", Some(reason), steps, Vec::new()),
-        other => answer(verdict_name(other), None, steps, sends),
-    }
+    (verdict, sends)
 }
 
 /// The message as it would arrive.
@@ -208,7 +278,7 @@ fn datagram(
     question: &Question,
     from: Endpoint,
     steps: &mut Vec<String>,
-) -> Result<Vec<u8>, crate::wire::prp::HeadTooLong> {
+) -> Result<Vec<u8>, prp::HeadTooLong> {
     let header = Header {
         app: question.app,
         flags: question.flags,

@@ -1,7 +1,7 @@
 //! What the controller must handle: everything rarer than a PUSH goes to it over a bounded ring, one a shard.
 //!
-//! A ring is allocated when it is made, 1.5 KiB an entry; a full one refuses. An entry is taken only after the
-//! shard has shown the counters that it is in: so whoever reads the controller's counters first and the shards'
+//! A ring is allocated when it is made, 1.5 KiB an entry of a shard's; a full one refuses. An entry is taken only
+//! after the giver has shown the counters that it is in: so whoever reads the taker's counters first and the giver's
 //! then never finds more taken than was handed over.
 
 use crossbeam::queue::ArrayQueue;
@@ -40,38 +40,40 @@ impl Punt {
     }
 }
 
-/// The way from one shard to the controller.
+/// The way from one thread to the next.
 #[derive(Debug)]
-pub struct PuntRing {
-    queue: ArrayQueue<Punt>,
+pub struct Handoff<T> {
+    queue: ArrayQueue<T>,
     /// How many entries were counted where everybody sees it.
     shown: CachePadded<AtomicU64>,
 }
 
-impl PuntRing {
-    /// For so many messages.
+impl<T> Handoff<T> {
+    /// For so many entries.
     pub fn new(entries: usize) -> Self {
         Self { queue: ArrayQueue::new(entries), shown: CachePadded::new(AtomicU64::new(0)) }
     }
 
-    /// The shard's: hands a message over. False when the ring is full.
-    #[must_use]
-    pub(super) fn push(&self, punt: Punt) -> bool {
-        self.queue.push(punt).is_ok()
+    /// The giver's: hands one over.
+    ///
+    /// # Errors
+    /// The ring is full: gives it back.
+    pub fn push(&self, entry: T) -> Result<(), T> {
+        self.queue.push(entry)
     }
 
-    /// The shard's: so many messages were handed over since the beginning, and the counters say so.
-    pub(super) fn show(&self, punted: u64) {
-        self.shown.store(punted, Ordering::Release);
+    /// The giver's: so many were handed over since the beginning, and the counters say so.
+    pub fn show(&self, handed_over: u64) {
+        self.shown.store(handed_over, Ordering::Release);
     }
 
-    /// The controller's: the next message; `taken` counts those that it had.
-    pub fn take(&self, taken: &mut u64) -> Option<Punt> {
+    /// The taker's: the next; `taken` counts those that it had.
+    pub fn take(&self, taken: &mut u64) -> Option<T> {
         if *taken >= self.shown.load(Ordering::Acquire) {
             return None;
         }
-        let punt = self.queue.pop()?;
+        let entry = self.queue.pop()?;
         *taken += 1;
-        Some(punt)
+        Some(entry)
     }
 }

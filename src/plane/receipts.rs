@@ -33,6 +33,9 @@ pub struct Asker {
 }
 
 /// What a question and its answers share.
+///
+/// A message for a group is answered by its members, who are many and whom only the group's server knows: it is
+/// kept as [`Exchange::of_anybody`], and whoever knows its source and identifier can answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Exchange {
     /// The question's source and the answer's destination.
@@ -41,6 +44,14 @@ pub struct Exchange {
     pub asked: PushId,
     /// The message identifier of both.
     pub message: u64,
+}
+
+impl Exchange {
+    /// The same question, put to a group.
+    #[must_use]
+    pub const fn of_anybody(self) -> Self {
+        Self { asked: PushId::NONE, ..self }
+    }
 }
 
 /// One cache line. Words: expiry, print of the exchange (2), message identifier, address (2), the rest.

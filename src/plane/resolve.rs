@@ -83,9 +83,9 @@ impl Resolver<'_> {
                 // Source and destination are the question's, swapped.
                 let Header { destination: asker, source: asked, message, .. } = *header;
                 let exchange = Exchange { asker, asked, message };
-                let mut tables = self.moment.site.shared.receipts.iter();
-                let now_ns = self.moment.now.mono_ns;
-                if let Some(asker) = tables.find_map(|table| table.asker(&exchange, now_ns)) {
+                let (shared, now) = (&self.moment.site.shared, self.moment.now);
+                let of_anybody = || shared.asker(&exchange.of_anybody(), now);
+                if let Some(asker) = shared.asker(&exchange, now).or_else(of_anybody) {
                     let server = self.moment.tables.peer(asker.from);
                     if server.is_some() {
                         self.may_forward(cell, server, asker.from, trace)?;
@@ -120,8 +120,8 @@ impl Resolver<'_> {
             }
         }
         if *kind == Kind::Push && self.message.has(flag::GROUP) {
-            // Groups are served from the issue on groups on; until then none is.
-            return Err(Reason::UnknownGroup);
+            trace.step(self.row, || format!("who is in group {} the controller knows", header.destination));
+            return Ok(Verdict::Punt);
         }
         self.home(cell, trace)
     }
@@ -236,7 +236,8 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    /// Never back to where it came from (ruling 33), and only while there are hops left.
+    /// Never back to where it came from (ruling 33), and only while there are hops left. A copy for a member did
+    /// not come from anywhere: the message for its group did.
     fn may_forward(
         &self,
         cell: &Cell,
@@ -244,7 +245,8 @@ impl Resolver<'_> {
         to: Endpoint,
         trace: &mut impl Trace,
     ) -> Result<(), Reason> {
-        if to == self.from || (server.is_some() && server == cell.peer) {
+        let is_back = to == self.from || (server.is_some() && server == cell.peer);
+        if is_back && !cell.grant.is_copy {
             trace.step(self.row, || format!("it came from {to} and never goes back there"));
             return Err(Reason::NoRoute);
         }

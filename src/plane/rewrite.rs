@@ -2,7 +2,7 @@
 //! payload never moves, heads and tunnel headers grow into the headroom in front of it.
 
 use super::{
-    Account, Asker, Cell, EXTRA, Exchange, Grant, Hop, Moment, Plane, Punt, Read, Receipts, Terminal, Verdict,
+    Account, Asker, Cell, EXTRA, Exchange, Grant, Hop, Moment, Plane, Punt, Read, Terminal, Verdict,
 };
 use crate::id::Endpoint;
 use crate::packet::{Burst, Class, Frame, FramePool, Tx};
@@ -57,16 +57,17 @@ impl Plane {
         let bytes = row.frame.as_ref().map_or(&[][..], |frame| frame.bytes());
         let signed_by = self.cells[at].grant.signed_by.map(|key| moment.tables.key_id(key));
         let punt = Punt::new(bytes, row.from, row.listener, signed_by).ok_or(Reason::TooLarge)?;
-        if !moment.site.shared.punts[moment.site.shard].push(punt) {
-            return Err(Reason::Overloaded);
+        if let Read::Message(message) = &self.cells[at].read {
+            remember(moment, message, &Asker { from: row.from, listener: row.listener, key: signed_by })?;
         }
+        let ring = &moment.site.shared.punts[moment.site.shard];
+        ring.push(punt).map_err(|_| Reason::Overloaded)?;
         self.ledger.counters_mut().punted += 1;
         Ok(())
     }
 
     /// Makes what leaves because of a row; an error when nothing does.
     fn send_row(&mut self, moment: &Moment<'_>, burst: &mut Burst, at: usize) -> Result<(), Reason> {
-        let Moment { site, tables, now, .. } = *moment;
         let Self { cells, sends, ledger, head } = self;
         let cell = &cells[at];
         let row = &mut burst.rows[at];
@@ -74,21 +75,11 @@ impl Plane {
             return Err(Reason::Malformed);
         };
         let (from, listener) = (row.from, row.listener);
-        if message.kind == Kind::Push && message.has(flag::RECEIPT) {
-            let key = cell.grant.signed_by.map(|key| tables.key_id(key));
-            let asker = Asker { from, listener, key };
-            let tables = &site.shared.receipts;
-            let Header { source, destination, message: id, .. } = message.header;
-            let exchange = Exchange { asker: source, asked: destination, message: id };
-            // Who asked first keeps the answers: a message that comes round again, from another server,
-            // must not send them round too.
-            let is_another = |table: &Receipts| {
-                table.asker(&exchange, now.mono_ns).is_some_and(|first| first.from != from)
-            };
-            let keeps = tables.iter().any(is_another);
-            if !keeps && !tables[site.shard].remember(&exchange, asker, now.mono_ns) {
+        if !cell.grant.is_copy {
+            let key = cell.grant.signed_by.map(|key| moment.tables.key_id(key));
+            if let Err(reason) = remember(moment, message, &Asker { from, listener, key }) {
                 row.frame = Some(original);
-                return Err(Reason::Overloaded);
+                return Err(reason);
             }
         }
         let account = if cell.verdict == Verdict::Deliver { Account::Delivered } else { Account::Forwarded };
@@ -161,7 +152,7 @@ impl Plane {
         let Self { cells, ledger, head, .. } = self;
         let Cell { read, grant, .. } = &cells[at];
         let row = &mut burst.rows[at];
-        let Some(header) = read.header().filter(|_| site.policy.rejects) else { return };
+        let Some(header) = read.header().filter(|_| site.policy.rejects && !grant.is_copy) else { return };
         if Kind::from_code(header.kind).is_some_and(Kind::is_answer) {
             return;
         }
@@ -182,6 +173,29 @@ impl Plane {
             burst.tx.push(Tx { frame, to, listener, class: Class::Normal, token: EXTRA });
         }
     }
+}
+
+/// Remembers who waits for the answers to a PUSH that wants a receipt, whether to it or to its copies.
+fn remember(moment: &Moment<'_>, message: &Message, asker: &Asker) -> Result<(), Reason> {
+    if message.kind != Kind::Push || !message.has(flag::RECEIPT) {
+        return Ok(());
+    }
+    let Moment { site, now, .. } = *moment;
+    let Header { source, destination, message: id, .. } = message.header;
+    let mut exchange = Exchange { asker: source, asked: destination, message: id };
+    if message.has(flag::GROUP) {
+        exchange = exchange.of_anybody();
+    }
+    // Who asked first keeps the answers: a message that comes round again, from another server, must not send
+    // them round too. Nor must a copy that another server made of what was sent to a group through here.
+    let is_another = |first: Asker| first.from != asker.from;
+    let of_group =
+        || site.shared.asker(&exchange.of_anybody(), now).filter(|_| message.options.has(ty::GROUP_ID));
+    if site.shared.asker(&exchange, now).or_else(of_group).is_some_and(is_another) {
+        return Ok(());
+    }
+    let table = &site.shared.receipts[site.shard];
+    if table.remember(&exchange, *asker, now.mono_ns) { Ok(()) } else { Err(Reason::Overloaded) }
 }
 
 /// A copy of a frame in another of the same pool; `None` when no frame is free.

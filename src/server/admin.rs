@@ -228,6 +228,9 @@ impl Collector for Snapshot {
         counter("forwarded", "Messages sent to another Push server or to an asker only", c.forwarded)?;
         counter("answered", "Messages answered by this server", c.answered)?;
         counter("terminals_failed", "Terminals of a message that could not be served", c.terminals_failed)?;
+        counter("copies_delivered", "Copies for members of groups sent to a terminal", c.copies_delivered)?;
+        counter("copies_forwarded", "Copies sent to another Push server only", c.copies_forwarded)?;
+        counter("copies_dropped", "Copies for members who could not be served", c.copies_dropped)?;
         counter("rejects", "REJECTs sent", c.rejects)?;
         counter("rejects_suppressed", "REJECTs over the limit of a source address", c.rejects_suppressed)?;
         counter("punted", "Messages handed to the controller", c.punted)?;

@@ -11,6 +11,8 @@
 //! every shard sees it, and every burst that may not have seen it has left: so who is told that an address is his
 //! gets nothing any more that was meant for who had it before.
 //!
+//! A message for a group goes on to the fan-out, with its members as they are once everything before it is durable.
+//!
 //! A journal that failed is never written again, and an engine that counts on what was not written is not asked
 //! again: from then on every request is rejected as `overloaded`, and the server says that it is not ready.
 
@@ -26,7 +28,7 @@ use socket2::{SockAddr, Socket};
 use super::{IDLE, StartError, State};
 use crate::clock::{Clock, Now};
 use crate::config::Config;
-use crate::control::{self, Engine, Outbox, Reply, Request};
+use crate::control::{self, Engine, GroupPush, Outbox, Reply, Request};
 use crate::id::Endpoint;
 use crate::journal::{Finished, Journal, Options, Recovery};
 use crate::metrics::Counters;
@@ -187,8 +189,13 @@ impl Controller {
         }
         self.settle(&tables, now);
         self.compact();
-        self.state.controller.show(&self.counters);
+        self.show();
         worked
+    }
+
+    fn show(&self) {
+        self.state.controller.show(&self.counters);
+        self.state.desk.show(self.counters.punted);
     }
 
     fn handle_new_tables(&mut self, tables: &Tables, now: Now) {
@@ -260,6 +267,9 @@ impl Controller {
             self.counters.drop(reason);
         }
         self.counters.in_flight = self.engine.live().pending as u64;
+        for push in out.copies.drain(..) {
+            self.spread(push, tables, now);
+        }
         for reply in out.replies.drain(..) {
             self.send(&reply, now);
         }
@@ -299,8 +309,8 @@ impl Controller {
 
     /// Whatever was taken and is in no counter yet ends as `overloaded`.
     fn drop_the_rest(&mut self) {
-        let Counters { taken, answered, .. } = self.counters;
-        let rest = taken - answered - self.counters.dropped_total();
+        let Counters { taken, answered, punted, .. } = self.counters;
+        let rest = taken - answered - punted - self.counters.dropped_total();
         self.counters.dropped[Reason::Overloaded.index()] += rest;
         self.counters.in_flight = 0;
     }
@@ -320,6 +330,20 @@ impl Controller {
         let end = datagram.len();
         if key.is_none_or(|(_, key)| key.sign(&mut datagram, end)) {
             self.send(&Reply { to: from, listener, datagram, is_reject: true }, now);
+        }
+    }
+
+    /// Hands a message for a group to the fan-out.
+    fn spread(&mut self, push: GroupPush, tables: &Tables, now: Now) {
+        match self.state.desk.push(push) {
+            None => self.counters.punted += 1,
+            Some(push) => {
+                self.counters.drop(Reason::Overloaded);
+                let reject = push.reject(tables, Reason::Overloaded, now).filter(|_| self.rejects);
+                if let Some(reject) = reject {
+                    self.send(&reject, now);
+                }
+            }
         }
     }
 
@@ -373,7 +397,7 @@ impl Controller {
     /// What was taken is finished; what waits for other servers is given up: its asker tries again.
     fn close(mut self) -> io::Result<()> {
         self.drop_the_rest();
-        self.state.controller.show(&self.counters);
+        self.show();
         if let (Some(job), Some(journal)) = (self.snapshot.take(), &mut self.journal)
             && let Ok(Ok(finished)) = job.join()
         {

@@ -106,7 +106,7 @@ impl<P: Port> Shard<P> {
 }
 
 /// Hands over what is decided, in its order; what must not wait goes alone and first.
-fn send<P: Port>(port: &mut P, burst: &mut Burst, later: &mut Vec<Tx>) -> io::Result<()> {
+pub(super) fn send<P: Port>(port: &mut P, burst: &mut Burst, later: &mut Vec<Tx>) -> io::Result<()> {
     let tx = &mut burst.tx;
     let urgent = tx.iter().take_while(|tx| tx.class == Class::MinDelay).count();
     if urgent > 0 && urgent < tx.len() {

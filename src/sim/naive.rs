@@ -81,6 +81,7 @@ pub mod option {
     pub const REALM: u8 = 5;
     pub const IMSI: u8 = 6;
     pub const REASON: u8 = 9;
+    pub const GROUP_ID: u8 = 11;
     pub const SOURCE_ADDRESS: u8 = 14;
     pub const CONTENT_TYPE: u8 = 17;
     pub const PAYLOAD_LENGTH: u8 = 19;

@@ -149,11 +149,20 @@ impl Model {
             return;
         }
         let asker = Asker { from, key: row.signed, at_ns: now.mono_ns };
-        let asked = (letter.source, letter.destination, letter.message);
-        let first = self.askers.iter().filter_map(|shard| shard.get(&asked));
-        if first.clone().all(|first| !first.waits(now) || first.from == asker.from) {
+        // Who is in a group, so who answers, only its server knows.
+        let anybody = (letter.source, PushId::NONE, letter.message);
+        let one = (letter.source, letter.destination, letter.message);
+        let asked = if letter.has(flag::GROUP) { anybody } else { one };
+        let is_copy = letter.options.iter().any(|(option, _)| *option == option::GROUP_ID);
+        let first = self.asker(asked, now).or_else(|| self.asker(anybody, now).filter(|_| is_copy));
+        if first.is_none_or(|first| first.from == asker.from) {
             self.askers[shard].insert(asked, asker);
         }
+    }
+
+    /// Who waits for this answer, whichever shard was asked.
+    fn asker(&self, asked: (PushId, PushId, u64), now: Now) -> Option<Asker> {
+        self.askers.iter().find_map(|shard| shard.get(&asked).filter(|asker| asker.waits(now)).copied())
     }
 
     /// Steps 1 and 2, in the order of ruling 11.
@@ -278,9 +287,8 @@ impl Model {
         }
         if letter.kind != kind::PUSH {
             let asked = (letter.destination, letter.source, letter.message);
-            let asker =
-                self.askers.iter().find_map(|shard| shard.get(&asked).filter(|asker| asker.waits(now)));
-            if let Some(asker) = asker {
+            let of_anybody = (letter.destination, PushId::NONE, letter.message);
+            if let Some(asker) = self.asker(asked, now).or_else(|| self.asker(of_anybody, now)) {
                 let server = site.rib.servers.iter().position(|server| server.address == asker.from);
                 let mut letter = way.letter(&[]);
                 if server.is_some() {
@@ -308,7 +316,7 @@ impl Model {
             }
         }
         if letter.kind == kind::PUSH && letter.has(flag::GROUP) {
-            return Err(Reason::UnknownGroup);
+            return handed();
         }
         way.home()
     }

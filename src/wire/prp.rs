@@ -26,7 +26,7 @@ pub mod auth;
 mod build;
 mod option;
 
-pub use build::{HEAD_MAX, HeadBuilder, HeadTooLong};
+pub use build::{HEAD_MAX, HeadBuilder, HeadTooLong, copy_for_members, set_destination};
 pub use option::{Options, option_type};
 
 use crate::id::PushId;

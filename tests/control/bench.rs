@@ -2,7 +2,7 @@
 
 use pushplane::clock::Now;
 use pushplane::config::{Limits, Policy, RegisterPolicy};
-use pushplane::control::{Engine, Outbox, Reply, Request, Site};
+use pushplane::control::{Engine, GroupPush, Outbox, Reply, Request, Site};
 use pushplane::id::{Endpoint, PushId};
 use pushplane::reason::Reason;
 use pushplane::table::{Binding, Change, Rib, Tables};
@@ -31,13 +31,16 @@ pub(crate) struct Bench {
     handled: u64,
     answered: u64,
     dropped: u64,
+    spread: u64,
 }
 
 /// What one request brought.
+#[derive(Default)]
 pub(crate) struct Said {
     pub(crate) replies: Vec<Reply>,
     pub(crate) changes: Vec<Change>,
     pub(crate) dropped: Vec<Reason>,
+    pub(crate) copies: Vec<GroupPush>,
 }
 
 /// A reply, read.
@@ -112,6 +115,7 @@ impl Bench {
             handled: 0,
             answered: 0,
             dropped: 0,
+            spread: 0,
         };
         let mut out = Outbox::default();
         bench.engine.restored(&bench.tables, bench.now, &mut out);
@@ -123,12 +127,13 @@ impl Bench {
         self.journal.extend(out.changes.iter().cloned());
         self.answered += out.answered;
         self.dropped += out.dropped.len() as u64;
-        let pending = self.engine.live().pending as u64;
-        assert_eq!(self.answered + self.dropped + pending, self.handled, "every request ends once");
+        self.spread += out.copies.len() as u64;
+        let ended = self.answered + self.dropped + self.spread + self.engine.live().pending as u64;
+        assert_eq!(ended, self.handled, "every request ends once");
         for change in &out.changes {
             assert_eq!(Change::from_bytes(&change.to_bytes()).as_ref(), Some(change));
         }
-        Said { replies: out.replies, changes: out.changes, dropped: out.dropped }
+        Said { replies: out.replies, changes: out.changes, dropped: out.dropped, copies: out.copies }
     }
 
     /// A datagram, as a shard passes it on that found its tag right.
@@ -152,7 +157,7 @@ impl Bench {
     /// Time passes; what is due happens when it is due.
     pub(crate) fn pass_ms(&mut self, ms: u64) -> Said {
         let end = self.now.plus_ns(ms * 1_000_000);
-        let mut said = Said { replies: Vec::new(), changes: Vec::new(), dropped: Vec::new() };
+        let mut said = Said::default();
         while let Some(due) = self.engine.poll_timeout().filter(|due| *due <= end.mono_ns) {
             self.now = self.now.plus_ns(due.saturating_sub(self.now.mono_ns));
             let now = self.timeout();

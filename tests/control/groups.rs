@@ -5,7 +5,7 @@ use pushplane::id::{Endpoint, PushId};
 use pushplane::reason::Reason;
 use pushplane::table::rib::User;
 use pushplane::table::{Change, Rib};
-use pushplane::wire::prp::{Kind, Message, option_type as ty, parse};
+use pushplane::wire::prp::{Kind, Message, flag, option_type as ty, parse};
 
 use super::bench::*;
 use super::lab::*;
@@ -18,6 +18,8 @@ const DELETE: u8 = 5;
 
 /// A group of groups.csv: users 1 and 2.
 const ROWS: PushId = own(0xF000);
+/// Neither a member nor a user.
+const STRANGER_ID: PushId = own(0x99);
 /// One that users make.
 const MADE: PushId = own(0xE000);
 
@@ -368,9 +370,79 @@ fn an_introduction_goes_through_the_gateway() {
         let key = [user::KEY_VXLAN, user::KEY_PLAIN].contains(&other).then_some(other as u32);
         let read = Said {
             replies: vec![pushplane::control::Reply { datagram: inner.to_vec(), ..reply.clone() }],
-            changes: vec![],
-            dropped: vec![],
+            ..Said::default()
         };
         assert_eq!(read.one(Kind::Introduce).key(), key);
     }
+}
+
+/// Ruling 7: a copy for each member but the sender, marked as the group's and no longer as one for a group.
+#[test]
+fn a_push_is_copied_to_the_members() {
+    let mut bench = bench();
+    bench.ask(&group(abroad(6), JOIN, ROWS), OUTSIDE).one(Kind::Grouped);
+    bench.ask(&group(own(2), LEAVE, ROWS), OUTSIDE).one(Kind::Grouped);
+    let sent = |source: PushId, flags| {
+        let copied = push_to(ROWS).source(source).flags(flag::GROUP | flags);
+        copied
+            .option(100, b"kept")
+            .option(ty::GROUP_ID, &[7; 16])
+            .option(ty::PAYLOAD_LENGTH, &[0, 2])
+            .payload(b"hi...")
+    };
+    let said = bench.ask(&sent(own(1), flag::RECEIPT | flag::ROAMED | 0x80), SENDER);
+    let [push] = &said.copies[..] else { panic!("one message") };
+    assert_eq!((push.group, &push.members[..], push.came()), (ROWS, &[abroad(6)][..], (at(SENDER), 0)));
+    let copy = parse(&push.copy).unwrap();
+    assert_eq!((copy.kind, copy.header.source, copy.header.flags), (Kind::Push, own(1), flag::RECEIPT));
+    assert_eq!(copy.options.group_id(&push.copy), Some(ROWS));
+    assert!(push.copy.windows(6).any(|bytes| bytes == b"\x64\x04kept"));
+    assert_eq!((copy.payload(&push.copy), copy.options.has(ty::PAYLOAD_LENGTH)), (&b"hi"[..], false));
+    // A stranger's goes to all; the members are those of this moment.
+    let said = bench.ask(&sent(STRANGER_ID, 0), SENDER);
+    assert_eq!(said.copies[0].members, [abroad(6), own(1)]);
+}
+
+/// Whom a message missed its sender is told when it wants a receipt, as many of them as fit.
+#[test]
+fn what_became_of_a_push_to_a_group() {
+    let mut bench = bench();
+    let tables = tables(&with_group());
+    let mut round = |flags| {
+        let sent = push_to(ROWS).source(STRANGER_ID).flags(flag::GROUP | flags);
+        bench.ask(&sent, SENDER).copies.remove(0)
+    };
+    let wants = round(flag::RECEIPT);
+    assert!(wants.receipt(&tables, &[], NOW).is_none(), "nobody was missed");
+    assert!(round(0).receipt(&tables, &[own(1)], NOW).is_none(), "no receipt was asked for");
+    let missed: Vec<PushId> = (0..200).map(own).collect();
+    let told = wants.receipt(&tables, &missed, NOW).unwrap();
+    let message = parse(&told.datagram).unwrap();
+    assert_eq!((told.to, message.kind, told.is_reject), (at(SENDER), Kind::Receipt, false));
+    assert_eq!((message.header.source, message.header.destination), (ROWS, STRANGER_ID));
+    let named: Vec<u8> = missed[..75].iter().flat_map(|member| member.to_bytes()).collect();
+    assert_eq!(message.payload(&told.datagram), named);
+    let reject = wants.reject(&tables, Reason::NotAttached, NOW).unwrap();
+    let message = parse(&reject.datagram).unwrap();
+    assert_eq!((message.kind, message.header.source, reject.is_reject), (Kind::Reject, ROWS, true));
+    assert_eq!(message.options.reason(&reject.datagram).unwrap().0, Reason::NotAttached.code());
+}
+
+#[test]
+fn a_push_to_no_group_or_to_nobody() {
+    let mut bench = bench();
+    let sent = |to: PushId, source: PushId| push_to(to).source(source).flags(flag::GROUP);
+    for (message, reason) in [
+        (sent(MADE, own(1)), Reason::UnknownGroup),
+        (sent(own(1), own(2)), Reason::UnknownGroup),
+        (sent(abroad(1), own(2)).flags(flag::GROUP | flag::ROAMED), Reason::UnknownGroup),
+        (push_to(own(1)), Reason::UnsupportedKind),
+    ] {
+        assert_eq!(bench.ask(&message, SENDER).refused(), reason);
+    }
+    bench.ask(&group(own(5), CREATE, MADE), OUTSIDE).one(Kind::Grouped);
+    assert_eq!(bench.ask(&sent(MADE, own(5)), SENDER).refused(), Reason::NotAttached);
+    // No room for GroupId.
+    let full = (0..3).fold(sent(ROWS, own(9)), |msg, _| msg.option(100, &[1; 255])).option(101, &[2; 190]);
+    assert_eq!(bench.ask(&full, SENDER).refused(), Reason::TooLarge);
 }

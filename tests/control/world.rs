@@ -151,7 +151,7 @@ impl World {
     fn settle(&mut self, node: usize, out: Outbox) {
         let this = &mut self.nodes[node];
         this.journal.extend(out.changes);
-        this.ended += out.answered + out.dropped.len() as u64;
+        this.ended += out.answered + (out.dropped.len() + out.copies.len()) as u64;
         let live = this.engine.live();
         assert_eq!(this.ended + live.pending as u64, this.handled);
         assert!(live.relays <= LIMITS.relays);

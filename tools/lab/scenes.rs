@@ -27,9 +27,12 @@ struct Scene {
     count: usize,
     /// Send the very same datagram again.
     again: bool,
+    /// `to` is a group.
+    group: bool,
 }
 
-const PLAIN: Scene = Scene { title: "", server: 0, app: 7, to: "", key: None, count: 1, again: false };
+const PLAIN: Scene =
+    Scene { title: "", server: 0, app: 7, to: "", key: None, count: 1, again: false, group: false };
 
 const ALICE: &str = "00000000000000000000000000000001";
 
@@ -69,6 +72,12 @@ const SCENES: &[Scene] = &[
         title: "heidi again, by way of mobile-2",
         server: 1,
         to: "00000000000000000000000000000008",
+        ..PLAIN
+    },
+    Scene {
+        title: "a group at two operators: a copy for each member",
+        group: true,
+        to: "0000000000000000000000000000f001",
         ..PLAIN
     },
     Scene {
@@ -139,8 +148,8 @@ pub(super) fn play(rib: &Rib, events: &Receiver<Event>) -> Result<(), Stop> {
 }
 
 fn push(rib: &Rib, scene: &Scene, to: PushId, message: u64, clock: &Clock) -> Result<Vec<u8>, Stop> {
-    let header =
-        Header { app: scene.app, flags: flag::RECEIPT, ..Header::new(Kind::Push, to, PushId::NONE, message) };
+    let flags = flag::RECEIPT | if scene.group { flag::GROUP } else { 0 };
+    let header = Header { app: scene.app, flags, ..Header::new(Kind::Push, to, PushId::NONE, message) };
     let mut head = HeadBuilder::new(&header);
     let key = rib.keys.iter().find(|key| Some(key.id) == scene.key);
     if let Some(key) = key {

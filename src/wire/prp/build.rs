@@ -2,9 +2,12 @@
 //! where they are put in front of a payload that stays where it is.
 
 use super::option::{option_at, option_type as ty, padded};
-use super::{HEADER_BYTES, Header, Message};
+use super::{HEADER_BYTES, Header, Message, flag};
 use crate::id::{Endpoint, Imsi, PushId};
 use crate::reason::Reason;
+
+/// Where the destination lies in a datagram.
+const DESTINATION: std::ops::Range<usize> = 8..24;
 
 /// The longest head: 255 words.
 pub const HEAD_MAX: usize = 255 * 4;
@@ -182,5 +185,25 @@ impl HeadBuilder {
     /// As [`HeadBuilder::finish`].
     pub fn datagram(&mut self, payload: &[u8]) -> Result<Vec<u8>, HeadTooLong> {
         Ok([self.finish()?, payload].concat())
+    }
+}
+
+/// What each member of a group gets of a message for the group (PROTOCOL.md, ruling 7): GROUP cleared, GroupId
+/// added; ROAMED too is cleared, since no copy has passed the home of its user yet, and what belongs to one hop is
+/// gone. The destination is still to be written, by [`set_destination`].
+///
+/// # Errors
+/// GroupId does not fit.
+pub fn copy_for_members(message: &Message, datagram: &[u8], group: PushId) -> Result<Vec<u8>, HeadTooLong> {
+    let flags = message.header.flags & flag::KNOWN & !(flag::GROUP | flag::ROAMED);
+    let mut head = HeadBuilder::new(&Header { flags, ..message.header });
+    head.keep(message, datagram, |option| ![ty::AUTH, ty::PAYLOAD_LENGTH, ty::GROUP_ID].contains(&option));
+    head.group_id(group).datagram(message.payload(datagram))
+}
+
+/// Writes the destination of a datagram that has a whole header.
+pub fn set_destination(datagram: &mut [u8], user: PushId) {
+    if let Some(field) = datagram.get_mut(DESTINATION) {
+        field.copy_from_slice(&user.to_bytes());
     }
 }
