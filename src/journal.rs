@@ -155,6 +155,8 @@ pub struct Journal<D: Disk = Os> {
     next: u64,
     /// Sequence number of the first record that is not durable.
     pending: u64,
+    /// How often [`Journal::commit`] made something durable since the journal was opened.
+    commits: u64,
     /// Bytes in the segments that the newest snapshot does not cover.
     segments_bytes: u64,
     snapshot_bytes: u64,
@@ -251,6 +253,7 @@ impl<D: Disk> Journal<D> {
         self.offset += self.batch.len() as u64;
         self.segments_bytes += self.batch.len() as u64;
         self.pending = self.next;
+        self.commits += 1;
         self.batch.clear();
         Ok(())
     }
@@ -310,6 +313,11 @@ impl<D: Disk> Journal<D> {
     /// Sequence number of the first record that is not durable: all before it may be acknowledged.
     pub fn durable(&self) -> u64 {
         self.pending
+    }
+
+    /// Commits that made something durable since the journal was opened: one fdatasync each.
+    pub fn commits(&self) -> u64 {
+        self.commits
     }
 
     /// Bytes in segments that the newest snapshot does not cover, and in that snapshot.

@@ -75,6 +75,7 @@ struct State {
     fanout: Arc<Board>,
     /// Where the controller leaves messages for groups.
     desk: Arc<Desk>,
+    journal: controller::Facts,
     shared: Arc<Shared>,
     /// The shards should end.
     stop: AtomicBool,
@@ -182,6 +183,7 @@ impl Server {
             controller: Board::default(),
             fanout: Arc::default(),
             desk: Arc::new(Desk::new()),
+            journal: controller::Facts::default(),
             shared: Arc::clone(&shared),
             stop: AtomicBool::new(false),
             ready: AtomicBool::new(false),

@@ -190,6 +190,7 @@ struct Snapshot {
     ready: bool,
     /// Bindings, and slots of the live tables in use and in all.
     live: [usize; 3],
+    journal: super::controller::Told,
 }
 
 impl Snapshot {
@@ -203,6 +204,7 @@ impl Snapshot {
                 let live = state.shared.live();
                 [live.len(), live.used(), live.slots()]
             },
+            journal: state.journal.read(),
         }
     }
 }
@@ -240,6 +242,10 @@ impl Collector for Snapshot {
             "Datagrams that the kernel dropped before they were received",
             c.kernel_drops,
         )?;
+        let journal = &self.journal;
+        counter("journal_commits", "Commits of the journal, one fdatasync each", journal.commits)?;
+        counter("journal_records", "Changes that became durable", journal.records)?;
+        counter("journal_snapshots", "Snapshots of the journal", journal.snapshots)?;
 
         let mut dropped = encoder.encode_descriptor(
             "pushplane_dropped",
@@ -271,6 +277,17 @@ impl Collector for Snapshot {
             self.live[1] as i64,
         )?;
         gauge("live_size", "Entries that the live tables have room for", self.live[2] as i64)?;
+        let journal = &self.journal;
+        gauge(
+            "journal_segment_bytes",
+            "Bytes of the journal behind its last snapshot",
+            journal.segment_bytes as i64,
+        )?;
+        gauge(
+            "journal_snapshot_bytes",
+            "Bytes of the journal's last snapshot",
+            journal.snapshot_bytes as i64,
+        )?;
         gauge("table_generation", "Which generation of the tables serves", self.facts.generation as i64)?;
         gauge("table_bytes", "Bytes of the image that serves", self.facts.image_bytes as i64)?;
         gauge("table_huge_pages", "1 when the image was put on huge pages", i64::from(self.facts.huge))?;

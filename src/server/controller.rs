@@ -16,6 +16,8 @@
 //! A journal that failed is never written again, and an engine that counts on what was not written is not asked
 //! again: from then on every request is rejected as `overloaded`, and the server says that it is not ready.
 
+mod facts;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +26,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{SockAddr, Socket};
+
+pub(super) use facts::{Facts, Told};
 
 use super::{IDLE, StartError, State};
 use crate::clock::{Clock, Now};
@@ -196,6 +200,9 @@ impl Controller {
     fn show(&self) {
         self.state.controller.show(&self.counters);
         self.state.desk.show(self.counters.punted);
+        if let Some(journal) = &self.journal {
+            self.state.journal.show(journal);
+        }
     }
 
     fn handle_new_tables(&mut self, tables: &Tables, now: Now) {
@@ -292,6 +299,7 @@ impl Controller {
         let Some(journal) = &mut self.journal else { return Err("the journal is closed".to_owned()) };
         let appended = changes.iter().try_for_each(|change| journal.append(&change.to_bytes()).map(drop));
         appended.and_then(|()| journal.commit()).map_err(|error| error.to_string())?;
+        self.state.journal.add_records(changes.len());
         changes.iter().try_for_each(|change| self.writer.apply(change)).map_err(|full| full.to_string())
     }
 
@@ -368,7 +376,10 @@ impl Controller {
         let Some(journal) = self.journal.as_mut().filter(|_| !self.poisoned) else { return };
         if let Some(job) = self.snapshot.take_if(|job| job.is_finished()) {
             match job.join().unwrap_or_else(|_| Err(io::Error::other("its thread ended"))) {
-                Ok(finished) => journal.finish_snapshot(finished),
+                Ok(finished) => {
+                    journal.finish_snapshot(finished);
+                    self.state.journal.add_snapshot();
+                }
                 Err(error) => self.state.trouble(format!("the journal could not be compacted: {error}")),
             }
         }
