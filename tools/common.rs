@@ -211,9 +211,18 @@ pub(crate) struct Progress {
 impl Progress {
     /// Something whose end is not known.
     pub(crate) fn start(what: &'static str) -> Self {
-        let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}")
-            .unwrap_or_else(|_| ProgressStyle::default_spinner());
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+        Self::show(what, None, "{spinner} {msg}, {elapsed}")
+    }
+
+    /// Something that ends when so many are done: [`Progress::reach`] says how many are.
+    pub(crate) fn of(what: &'static str, total: u64) -> Self {
+        Self::show(what, Some(total), "{msg} {wide_bar} {human_pos} of {human_len}, {eta} left")
+    }
+
+    fn show(what: &'static str, total: Option<u64>, template: &str) -> Self {
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden())
             .with_style(style)
             .with_message(what);
         if !io::stderr().is_terminal() {
@@ -230,6 +239,13 @@ impl Progress {
             }
         });
         Self { bar, ended: Some(ended), waiter: Some(waiter) }
+    }
+
+    /// How many are done.
+    pub(crate) fn reach(&self, done: u64) {
+        if self.ended.is_some() {
+            self.bar.set_position(done);
+        }
     }
 
     /// How far it is, in words.

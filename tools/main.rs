@@ -1,11 +1,13 @@
 //! The `pushplane` command: flags in, library calls, answers out. One file a subcommand.
 
+mod bench;
 mod check;
 mod client;
 mod common;
 mod explain;
 mod lab;
 mod listen;
+mod outcome;
 mod replay;
 mod send;
 mod serve;
@@ -36,6 +38,8 @@ enum Command {
     Send(send::Args),
     Listen(listen::Args),
     Replay(replay::Args),
+    #[command(subcommand)]
+    Bench(bench::Command),
     Lab(lab::Args),
 }
 
@@ -80,6 +84,7 @@ fn main() -> ExitCode {
         Command::Send(args) => send::run(&args),
         Command::Listen(args) => listen::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Bench(command) => bench::run(&command),
         Command::Lab(args) => lab::run(&args),
     };
     match result {

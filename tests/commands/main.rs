@@ -2,6 +2,7 @@
 //!
 //! Files under `tests/golden` hold what is long; `BLESS=1 cargo test --test commands` writes them anew.
 
+mod bench;
 mod check;
 mod explain;
 mod replay;

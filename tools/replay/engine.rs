@@ -20,6 +20,7 @@ use pushplane::wire::prp::Header;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::common;
+use crate::outcome::{Percentiles, histogram};
 
 /// What came within this time of the first is one burst, as a busy shard would find it.
 const BURST_NS: u64 = 1_000_000;
@@ -80,24 +81,6 @@ pub(super) struct Outcome {
     pub(super) digest: String,
 }
 
-/// Of a distribution.
-#[derive(serde::Serialize, Default)]
-pub(super) struct Percentiles {
-    pub(super) p50: u64,
-    pub(super) p90: u64,
-    pub(super) p99: u64,
-    #[serde(rename = "p99.9")]
-    pub(super) p999: u64,
-    pub(super) max: u64,
-}
-
-impl Percentiles {
-    fn of(histogram: &Histogram<u64>) -> Self {
-        let at = |quantile| histogram.value_at_quantile(quantile);
-        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: histogram.max() }
-    }
-}
-
 impl<'a> Engine<'a> {
     /// For the server that the tables are seen as.
     pub(super) fn new(tables: &'a Tables, verbose: bool) -> Self {
@@ -123,7 +106,7 @@ impl<'a> Engine<'a> {
             began_ns: 0,
             start_ns: None,
             clock: Clock::start(),
-            latency: Histogram::new_with_max(3_600_000_000_000, 3).expect("three digits are allowed"),
+            latency: histogram(),
             digest: Xxh3::new(),
             planned: 0,
             sent: 0,

@@ -1,0 +1,20 @@
+//! `pushplane bench …`: the measurements that the README quotes, each beside its plain version.
+
+mod host;
+mod register;
+mod report;
+mod served;
+
+use crate::Stop;
+
+/// The measurements that the README quotes
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    Register(register::Args),
+}
+
+pub(crate) fn run(command: &Command) -> Result<(), Stop> {
+    match command {
+        Command::Register(args) => register::run(args),
+    }
+}

@@ -1,0 +1,193 @@
+//! One thread that asks: requests go out in bursts, each is known by its message identifier, and the time until
+//! its answer is taken from when it was due.
+//!
+//! With a rate the load is open: request number k is due k / rate after the start, whatever the server does, so
+//! that a pause of the server is seen by every request that was due within it (no coordinated omission). Without
+//! one it is closed: the next request leaves when an answer has come.
+
+use std::io;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use pushplane::clock::Clock;
+use pushplane::id::Endpoint;
+use pushplane::net::{Listener, Port, Udp};
+use pushplane::packet::{BURST_MAX, Burst, Class, FramePool, Tx};
+use pushplane::reason::Reason;
+use pushplane::wire::prp::{Kind, parse};
+
+use super::fleet::{Ask, Fleet, Mix};
+use crate::common::Progress;
+use crate::outcome::{Percentiles, Tally, histogram};
+
+/// How long after the last answer the rest is given up.
+const PATIENCE_NS: u64 = 5_000_000_000;
+/// The longest wait for answers when none is due.
+const WAIT: Duration = Duration::from_millis(1);
+/// Requests are numbered from here on, so that no two of a server's life have one identifier.
+const SLOT_BITS: u32 = 20;
+
+/// What a run is to do.
+#[derive(Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) mix: Mix,
+    /// Requests a second; none: as fast as they are answered.
+    pub(super) rate: Option<f64>,
+    /// Requests on their way at once.
+    pub(super) outstanding: usize,
+    /// How long requests are sent; none: until every terminal has had its turn.
+    pub(super) length: Option<Duration>,
+}
+
+/// What a run brought.
+pub(super) struct Done {
+    pub(super) tally: Tally,
+    /// From the first request to the last answer.
+    pub(super) ns: u64,
+}
+
+/// The asking side of a socket.
+pub(super) struct Load {
+    port: Udp,
+    burst: Burst,
+    server: Endpoint,
+    clock: Clock,
+    /// Requests on their way, by the low bits of their identifiers.
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    next: u64,
+}
+
+struct Slot {
+    message: u64,
+    ask: Ask,
+    due_ns: u64,
+}
+
+/// What a run counts while it goes on.
+struct Count {
+    tally: Tally,
+    latency: Histogram<u64>,
+    late: Histogram<u64>,
+    last_ns: u64,
+}
+
+impl Load {
+    pub(super) fn new(listener: Listener, server: Endpoint, clock: Clock) -> Self {
+        let burst = Burst::new(FramePool::new(4 * BURST_MAX, 1472));
+        let port = Udp::new(vec![listener], &burst);
+        Self { port, burst, server, clock, slots: Vec::new(), free: Vec::new(), next: 1 }
+    }
+
+    /// Asks until the plan is done and everything is answered or given up.
+    pub(super) fn run(&mut self, fleet: &mut Fleet<'_>, plan: Plan, progress: &Progress) -> io::Result<Done> {
+        self.make_room(plan.outstanding);
+        let start = self.clock.now().mono_ns;
+        let end = plan.length.map(|length| start + length.as_nanos() as u64);
+        let mut count =
+            Count { tally: Tally::default(), latency: histogram(), late: histogram(), last_ns: start };
+        let mut more = true;
+        loop {
+            let now = self.clock.now().mono_ns;
+            more &= end.is_none_or(|end| now < end);
+            if more {
+                more = self.ask(fleet, &plan, start, now, &mut count)?;
+            }
+            if !more && self.is_quiet(now, &count) {
+                break;
+            }
+            self.port.recv(&mut self.burst, WAIT)?;
+            self.hear(fleet, &mut count);
+            progress.reach(count.tally.answered);
+        }
+        Ok(self.finish(start, count))
+    }
+
+    fn make_room(&mut self, outstanding: usize) {
+        let none = |_| Slot { message: 0, ask: Ask { n: 0, kind: Kind::Register }, due_ns: 0 };
+        self.slots = (0..outstanding.min(1 << SLOT_BITS)).map(none).collect();
+        self.free = (0..self.slots.len() as u32).rev().collect();
+    }
+
+    fn is_quiet(&self, now: u64, count: &Count) -> bool {
+        self.free.len() == self.slots.len() || now > count.last_ns + PATIENCE_NS
+    }
+
+    /// Sends what is due and there is room for; false when there is nothing more to send.
+    fn ask(
+        &mut self,
+        fleet: &mut Fleet<'_>,
+        plan: &Plan,
+        start: u64,
+        now: u64,
+        count: &mut Count,
+    ) -> io::Result<bool> {
+        let mut more = true;
+        for _ in 0..BURST_MAX {
+            let due = plan.rate.map_or(now, |rate| start + (count.tally.planned as f64 / rate * 1e9) as u64);
+            if due > now || self.free.is_empty() {
+                break;
+            }
+            let Some(mut frame) = self.burst.pool.take() else { break };
+            let Some(ask) = fleet.next(plan.mix) else {
+                self.burst.pool.put(frame);
+                more = plan.mix != Mix::New;
+                break;
+            };
+            count.tally.planned += 1;
+            let slot = self.free.pop().unwrap_or_default();
+            let message = self.next << SLOT_BITS | u64::from(slot);
+            self.next += 1;
+            let filled = frame.fill(fleet.datagram(&ask, message));
+            debug_assert!(filled, "a request is shorter than a frame");
+            self.slots[slot as usize] = Slot { message, ask, due_ns: due };
+            count.late.saturating_record(now - due);
+            let (to, class) = (self.server, Class::Normal);
+            self.burst.tx.push(Tx { frame, to, listener: 0, class, token: slot });
+        }
+        if !self.burst.tx.is_empty() {
+            self.port.send(&mut self.burst)?;
+            let done = self.burst.done.drain(..);
+            count.tally.sent += done.filter(|done| done.errno == 0).count() as u64;
+        }
+        Ok(more)
+    }
+
+    /// Matches what has arrived with what was asked.
+    fn hear(&mut self, fleet: &mut Fleet<'_>, count: &mut Count) {
+        if self.burst.rows.is_empty() {
+            return;
+        }
+        let now = self.clock.now().mono_ns;
+        for row in &self.burst.rows {
+            let Some(bytes) = row.frame.as_ref().map(|frame| frame.bytes()) else { continue };
+            let Ok(answer) = parse(bytes) else { continue };
+            let message = answer.header.message;
+            let at = message & ((1 << SLOT_BITS) - 1);
+            let Some(slot) = self.slots.get_mut(at as usize).filter(|slot| slot.message == message) else {
+                continue;
+            };
+            slot.message = 0;
+            self.free.push(at as u32);
+            count.last_ns = now;
+            if matches!(answer.kind, Kind::Registered | Kind::Released) {
+                count.tally.answered += 1;
+                count.latency.saturating_record(now.saturating_sub(slot.due_ns));
+                fleet.acknowledged(&slot.ask);
+            } else {
+                let code = answer.options.reason(bytes).map_or(0, |(code, _)| code);
+                let name = Reason::from_code(code).map_or("unknown", Reason::name);
+                *count.tally.dropped.entry(name).or_default() += 1;
+            }
+        }
+        self.burst.clear_rows();
+    }
+
+    fn finish(&mut self, start: u64, count: Count) -> Done {
+        let Count { mut tally, latency, late, last_ns } = count;
+        tally.lost = (self.slots.len() - self.free.len()) as u64;
+        (tally.late, tally.latency) = (Percentiles::of(&late), Percentiles::of(&latency));
+        tally.valid = tally.is_whole();
+        Done { tally, ns: last_ns - start }
+    }
+}
