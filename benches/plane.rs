@@ -16,7 +16,8 @@
 //!
 //! ```text
 //! valgrind --tool=callgrind --collect-atstart=no --toggle-collect='*counted*' \
-//!     target/release/deps/plane-… --instructions
+//!     target/release/deps/plane-… --instructions process
+//! (or process-registered, process-beside-live, process-both)
 //! ```
 //!
 //! Each burst is filled with new users before the clock starts: their tables are in no cache but by
@@ -31,14 +32,15 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, Throughput};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use operator::*;
 use pushplane::clock::Now;
 use pushplane::config::{Limits, Policy};
 use pushplane::id::{Endpoint, PushId};
 use pushplane::packet::{BURST_MAX, Burst, Done, FramePool};
 use pushplane::plane::{NoTrace, Plane, Shared, Site, Verdict};
-use pushplane::table::{Image, Tables};
+use pushplane::table::{Binding, Change, Image, Tables};
 use pushplane::wire::tunnel;
 
 const NOW: Now = Now { mono_ns: 1_000_000_000_000, unix_ms: 1_767_225_600_000 };
@@ -109,9 +111,59 @@ struct Lab {
     template: Vec<u8>,
 }
 
+/// Where the plane finds the users.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Known {
+    /// In users.csv; nobody registered.
+    Rows,
+    /// In users.csv, beside somebody who registered: each row's address may have passed to another.
+    RowsBesideLive,
+    /// They registered; users.csv is empty.
+    Registered,
+    /// They registered, and are in users.csv.
+    Both,
+}
+
+impl Known {
+    const ALL: [Self; 4] = [Self::Rows, Self::RowsBesideLive, Self::Registered, Self::Both];
+
+    /// The columns that it is measured in.
+    const fn names(self) -> [&'static str; 2] {
+        match self {
+            Self::Rows => ["decide", "process"],
+            Self::RowsBesideLive => ["decide-beside-live", "process-beside-live"],
+            Self::Registered => ["decide-registered", "process-registered"],
+            Self::Both => ["decide-both", "process-both"],
+        }
+    }
+}
+
+/// What user number `n` registers.
+fn binding(n: u64) -> Change {
+    let binding = Binding {
+        user: id(n),
+        device: 0,
+        realm: realm(n),
+        private: Some(private(n)),
+        nat: None,
+        imsi: None,
+        bearers: 3,
+        serving: None,
+        valid_until_ms: Some(NOW.unix_ms + 3_600_000),
+        listener: 0,
+    };
+    Change::Bind { binding, heard_ms: NOW.unix_ms }
+}
+
 impl Lab {
-    fn new(users: u64) -> Self {
-        let limits = Limits::default();
+    fn new(users: u64, known: Known) -> Self {
+        let (rows, live) = match known {
+            Known::Rows => (users, 0..0),
+            Known::RowsBesideLive => (users, users..users + 1),
+            Known::Registered => (0, 0..users),
+            Known::Both => (users, 0..users),
+        };
+        let limits = Limits { bindings: (users as usize).max(1 << 16), ..Limits::default() };
         let site = Site {
             policy: Policy::default(),
             listen: vec![at("192.0.2.1:17400")],
@@ -119,7 +171,9 @@ impl Lab {
             shard: 0,
             shared: Arc::new(Shared::new(&limits, 1, 7)),
         };
-        let image = Image::build(&rib(users, at(TO_VXLAN), at(TO_PLAIN))).unwrap();
+        let mut writer = site.shared.live_writer().unwrap();
+        live.for_each(|n| writer.apply(&binding(n)).unwrap());
+        let image = Image::build(&rib(rows, at(TO_VXLAN), at(TO_PLAIN))).unwrap();
         Self {
             site,
             tables: Tables::new(image, 1, "home", None),
@@ -294,39 +348,60 @@ fn at_source() -> Endpoint {
 /// The best nanoseconds a datagram of each column, by row.
 type Best = RefCell<BTreeMap<(u64, &'static str), BTreeMap<&'static str, f64>>>;
 
+/// Measures one column of one row of the table.
+fn measure(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    best: &Best,
+    (users, form): (u64, &'static str),
+    (name, burst): (&'static str, usize),
+    mut run: impl FnMut(u64) -> Duration,
+) {
+    group.bench_function(BenchmarkId::new(name, users), |bencher| {
+        bencher.iter_custom(|datagrams| {
+            let bursts = datagrams.div_ceil(burst as u64);
+            let time = run(bursts);
+            let each = time.as_nanos() as f64 / (bursts * burst as u64) as f64;
+            let mut best = best.borrow_mut();
+            let cell = best.entry((users, form)).or_default().entry(name).or_insert(f64::MAX);
+            // A handful of datagrams is no sample.
+            if bursts >= 16 {
+                *cell = cell.min(each);
+            }
+            Duration::from_nanos((each * datagrams as f64) as u64)
+        });
+    });
+}
+
 fn bench(criterion: &mut Criterion, users: u64, best: &Best) {
-    let lab = RefCell::new(Lab::new(users));
-    let peer = RefCell::new(Peer::new(users));
+    let mut lab = Lab::new(users, Known::Rows);
+    let mut peer = Peer::new(users);
     for (form, realm) in [("vxlan", VXLAN), ("plain", PLAIN)] {
         let mut group = criterion.benchmark_group(format!("plane/{form}"));
         group.throughput(Throughput::Elements(1));
-        let stream = RefCell::new(Users { state: 1 << 40, users, realm });
-        let mut measure = |name: &'static str, burst: usize, run: &dyn Fn(&mut Users, u64) -> Duration| {
-            group.bench_function(BenchmarkId::new(name, users), |bencher| {
-                bencher.iter_custom(|datagrams| {
-                    let bursts = datagrams.div_ceil(burst as u64);
-                    let time = run(&mut stream.borrow_mut(), bursts);
-                    let each = time.as_nanos() as f64 / (bursts * burst as u64) as f64;
-                    let mut best = best.borrow_mut();
-                    let cell = best.entry((users, form)).or_default().entry(name).or_insert(f64::MAX);
-                    // A handful of datagrams is no sample.
-                    if bursts >= 16 {
-                        *cell = cell.min(each);
-                    }
-                    Duration::from_nanos((each * datagrams as f64) as u64)
-                });
-            });
-        };
-        measure("decide", BURST_MAX, &|users, bursts| lab.borrow_mut().decide(users, BURST_MAX, bursts));
-        measure("decide-one-at-a-time", 1, &|users, bursts| lab.borrow_mut().decide(users, 1, bursts));
-        measure("decide-hashmap", BURST_MAX, &|users, bursts| {
-            peer.borrow_mut().run(&mut lab.borrow_mut(), users, bursts, false)
+        let mut stream = Users { state: 1 << 40, users, realm };
+        let row = (users, form);
+        measure(&mut group, best, row, ("decide", BURST_MAX), |n| lab.decide(&mut stream, BURST_MAX, n));
+        measure(&mut group, best, row, ("decide-one-at-a-time", 1), |n| lab.decide(&mut stream, 1, n));
+        measure(&mut group, best, row, ("decide-hashmap", BURST_MAX), |n| {
+            peer.run(&mut lab, &mut stream, n, false)
         });
-        measure("process", BURST_MAX, &|users, bursts| lab.borrow_mut().process(users, BURST_MAX, bursts));
-        measure("process-one-at-a-time", 1, &|users, bursts| lab.borrow_mut().process(users, 1, bursts));
-        measure("process-hashmap", BURST_MAX, &|users, bursts| {
-            peer.borrow_mut().run(&mut lab.borrow_mut(), users, bursts, true)
+        measure(&mut group, best, row, ("process", BURST_MAX), |n| lab.process(&mut stream, BURST_MAX, n));
+        measure(&mut group, best, row, ("process-one-at-a-time", 1), |n| lab.process(&mut stream, 1, n));
+        measure(&mut group, best, row, ("process-hashmap", BURST_MAX), |n| {
+            peer.run(&mut lab, &mut stream, n, true)
         });
+        group.finish();
+    }
+    drop((lab, peer));
+    for known in &Known::ALL[1..] {
+        let mut lab = Lab::new(users, *known);
+        let mut stream = Users { state: 1 << 40, users, realm: VXLAN };
+        let mut group = criterion.benchmark_group("plane/vxlan");
+        group.throughput(Throughput::Elements(1));
+        let row = (users, "vxlan");
+        let names = known.names();
+        measure(&mut group, best, row, (names[0], BURST_MAX), |n| lab.decide(&mut stream, BURST_MAX, n));
+        measure(&mut group, best, row, (names[1], BURST_MAX), |n| lab.process(&mut stream, BURST_MAX, n));
         group.finish();
     }
 }
@@ -337,9 +412,9 @@ fn counted(site: &Site, tables: &Tables, plane: &mut Plane, burst: &mut Burst) {
     plane.process(site, tables, NOW, burst, &mut NoTrace);
 }
 
-fn instructions() {
+fn instructions(known: Known) {
     const BURSTS: usize = 500;
-    let mut lab = Lab::new(10_000);
+    let mut lab = Lab::new(10_000, known);
     let mut users = Users { state: 0, users: 10_000, realm: VXLAN };
     for _ in 0..BURSTS {
         lab.fill(&mut users, BURST_MAX);
@@ -358,8 +433,9 @@ fn instructions() {
 }
 
 fn main() {
-    if std::env::args().any(|arg| arg == "--instructions") {
-        return instructions();
+    if let Some(column) = std::env::args().skip_while(|arg| arg != "--instructions").nth(1) {
+        let known = Known::ALL.into_iter().find(|known| known.names()[1] == column);
+        return instructions(known.expect("a column of process"));
     }
     let large = std::env::var_os("PUSHPLANE_BENCH_LARGE").is_some_and(|value| value == "1");
     let mut criterion = Criterion::default()
@@ -384,6 +460,13 @@ fn main() {
             println!(
                 "{users:>9} users  {form:<5}  {name:<7}  {own:6.1} ns  one at a time {one:4.2}  HashMap {map:4.2}"
             );
+            let live = ["beside-live", "registered", "both"].map(|suffix| beside(suffix) * own);
+            if live.iter().all(|ns| ns.is_finite()) {
+                let [beside, registered, both] = live;
+                println!(
+                    "    ns: users.csv beside somebody who registered {beside:.1}, registered {registered:.1}, in both {both:.1}"
+                );
+            }
         }
     }
 }

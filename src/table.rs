@@ -7,6 +7,7 @@ pub mod diff;
 pub mod generate;
 mod generation;
 mod image;
+mod keyed;
 pub mod live;
 pub mod lpm;
 pub mod memory;

@@ -131,11 +131,35 @@ fn an_entry_that_is_there_is_found() {
             writer.remove(1, 10);
             writer.insert(1, 12);
         });
-        assert!(index.candidates(1).any(|slot| slot == 11));
+        assert_eq!(index.find(1, |slot| slot == 11), Some(11));
         thread.join().unwrap();
-        let mut all: Vec<usize> = index.candidates(1).collect();
+        let mut all = Vec::new();
+        index.find(1, |slot| {
+            all.push(slot);
+            false
+        });
         all.sort_unstable();
         assert_eq!(all, [11, 12]);
+    });
+}
+
+/// An entry is two words: who sees the tag sees its slot, or that of the entry that took its place.
+#[test]
+fn an_entry_leads_to_a_slot_that_was_its() {
+    model(|| {
+        let index = Arc::new(SlotIndex::new(2));
+        let writer = Arc::clone(&index);
+        let thread = thread::spawn(move || {
+            writer.insert(1, 7);
+            writer.remove(1, 7);
+            writer.insert(1, 9);
+        });
+        index.find(1, |slot| {
+            assert!(slot == 7 || slot == 9, "slot {slot}");
+            false
+        });
+        thread.join().unwrap();
+        assert_eq!(index.find(1, |_| true), Some(9));
     });
 }
 

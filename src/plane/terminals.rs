@@ -11,10 +11,10 @@
 use super::{Site, Terminal};
 use crate::clock::Now;
 use crate::id::{Endpoint, Imsi, PushId};
+use crate::table::Tables;
 use crate::table::binding::{self, ArchivedLine};
-use crate::table::live::{self, Live, LiveBindings};
+use crate::table::live::{Hint, LiveBindings, LiveLine, Of};
 use crate::table::memory::prefetch;
-use crate::table::{Binding, Tables};
 
 /// What all stages see of the world while they work on one burst.
 #[derive(Clone, Copy)]
@@ -35,13 +35,16 @@ pub(super) struct Key {
     /// The line that the user's first row is likely to be, once [`Moment::prefetch_lines`] has looked.
     likely: Option<usize>,
     looked: bool,
+    /// What it saw of live entries.
+    hint: Hint,
 }
 
 /// One terminal, as users.csv or a registration says.
 #[derive(Clone, Copy)]
 pub(super) enum Known<'a> {
     Row(&'a ArchivedLine, &'a [[u8; 16]]),
-    Live(&'a Binding),
+    /// And whether it may have a key of its own.
+    Live(&'a LiveLine, bool),
 }
 
 /// A set of device numbers.
@@ -69,7 +72,7 @@ impl<'a> Moment<'a> {
     pub(super) fn key(&self, user: PushId) -> Key {
         let row_hash = binding::hash(user.0, self.tables.arrays().users_index().seed());
         let live_hash = self.live.map_or(0, |live| live.hash(user));
-        Key { user, row_hash, live_hash, likely: None, looked: false }
+        Key { user, row_hash, live_hash, likely: None, looked: false, hint: Hint::Unknown }
     }
 
     /// Starts to bring near where the user would be found.
@@ -78,6 +81,7 @@ impl<'a> Moment<'a> {
         self.tables.arrays().users_index().prefetch(key.row_hash);
         if let Some(live) = self.live {
             live.prefetch(key.live_hash);
+            self.tables.prefetch_keyed(key.row_hash);
         }
     }
 
@@ -90,14 +94,14 @@ impl<'a> Moment<'a> {
             prefetch(arrays.lines(), line);
         }
         if let Some(live) = self.live {
-            live.prefetch_line(key.live_hash);
+            key.hint = live.hint(key.live_hash);
         }
     }
 
-    /// The third step, needed only when something is live: whose the row's address is.
+    /// The third step, needed only when something is live, and not of this user: whose the row's address is.
     #[inline]
     pub(super) fn prefetch_owner(&self, key: &Key) {
-        let Some(live) = self.live else { return };
+        let Some(live) = self.live.filter(|_| key.hint == Hint::None) else { return };
         let arrays = self.tables.arrays();
         let line = key.likely.and_then(|line| arrays.lines().get(line));
         if let Some((line, private)) = line.and_then(|line| Some((line, line.private()?))) {
@@ -124,20 +128,18 @@ impl<'a> Moment<'a> {
         let mut hidden = Devices::default();
         let mut known = false;
         let mut lent = None;
-        live.find(key.user, key.live_hash, |entry| match entry {
-            Live::Bound(binding) => {
+        live.lines(key.user, key.live_hash, key.hint, |line| match line.of() {
+            Of::Bound => {
                 known = true;
-                hidden.insert(binding.device);
-                each(&Known::Live(&binding));
+                hidden.insert(line.device());
+                each(&Known::Live(line, self.tables.may_have_key(key.row_hash)));
             }
-            Live::Ended { device, .. } => {
+            Of::Ended => {
                 known = true;
-                hidden.insert(device);
+                hidden.insert(line.device());
             }
-            Live::Lent { user, device, until_ms } if self.now.unix_ms < until_ms => {
-                lent = Some((user, device))
-            }
-            Live::Lent { .. } => {}
+            Of::Lent if line.is_live(self.now.unix_ms) => lent = Some((line.lent_to(), line.device())),
+            Of::Lent => {}
         });
         if let Some((user, device)) = lent {
             known |= self.borrowed(live, user, device, each);
@@ -157,16 +159,14 @@ impl<'a> Moment<'a> {
         let key = self.key(user);
         let mut hidden = Devices::default();
         let mut known = false;
-        live.find(user, key.live_hash, |entry| {
-            let (Live::Bound(Binding { device: own, .. }) | Live::Ended { device: own, .. }) = entry else {
+        live.lines(user, key.live_hash, key.hint, |line| {
+            if line.of() == Of::Lent {
                 return;
-            };
+            }
             known = true;
-            hidden.insert(own);
-            if let Live::Bound(binding) = entry
-                && (device == 0 || own == device)
-            {
-                each(&Known::Live(&binding));
+            hidden.insert(line.device());
+            if line.of() == Of::Bound && (device == 0 || line.device() == device) {
+                each(&Known::Live(line, self.tables.may_have_key(key.row_hash)));
             }
         });
         let wanted = |row: &ArchivedLine| {
@@ -218,11 +218,11 @@ impl<'a> Moment<'a> {
     #[cold]
     fn is_doubled(&self, live: &LiveBindings, row: &ArchivedLine, private: Endpoint) -> bool {
         let mut doubled = false;
-        live.find(row.user(), live.hash(row.user()), |entry| {
-            doubled |= matches!(entry, Live::Bound(binding)
-                if binding.device != row.device()
-                    && (binding.realm, binding.private) == (row.realm(), Some(private))
-                    && live::is_live(&binding, self.now.unix_ms));
+        live.lines(row.user(), live.hash(row.user()), Hint::Unknown, |line| {
+            doubled |= line.of() == Of::Bound
+                && line.device() != row.device()
+                && (line.realm(), line.private()) == (row.realm(), Some(private))
+                && line.is_live(self.now.unix_ms);
         });
         doubled
     }
@@ -232,8 +232,8 @@ impl<'a> Moment<'a> {
         let key = self.key(user);
         let mut bound = false;
         if let Some(live) = self.live {
-            live.find(user, key.live_hash, |entry| {
-                bound |= matches!(entry, Live::Bound(binding) if live::is_live(&binding, self.now.unix_ms));
+            live.lines(user, key.live_hash, key.hint, |line| {
+                bound |= line.of() == Of::Bound && line.is_live(self.now.unix_ms);
             });
         }
         bound || self.tables.arrays().find_hashed(user, key.row_hash).is_some()
@@ -245,7 +245,7 @@ impl Known<'_> {
     pub(super) fn device(&self) -> u8 {
         match self {
             Self::Row(row, _) => row.device(),
-            Self::Live(binding) => binding.device,
+            Self::Live(line, _) => line.device(),
         }
     }
 
@@ -253,7 +253,7 @@ impl Known<'_> {
     pub(super) fn realm(&self) -> u32 {
         match self {
             Self::Row(row, _) => row.realm(),
-            Self::Live(binding) => binding.realm,
+            Self::Live(line, _) => line.realm(),
         }
     }
 
@@ -261,7 +261,7 @@ impl Known<'_> {
     pub(super) fn private(&self) -> Option<Endpoint> {
         match self {
             Self::Row(row, _) => row.private(),
-            Self::Live(binding) => binding.private,
+            Self::Live(line, _) => line.private(),
         }
     }
 
@@ -269,7 +269,7 @@ impl Known<'_> {
     pub(super) fn nat(&self) -> Option<Endpoint> {
         match self {
             Self::Row(row, nat6) => row.nat(nat6),
-            Self::Live(binding) => binding.nat,
+            Self::Live(line, _) => line.nat(),
         }
     }
 
@@ -277,7 +277,7 @@ impl Known<'_> {
     pub(super) fn imsi(&self) -> Option<Imsi> {
         match self {
             Self::Row(row, _) => row.imsi(),
-            Self::Live(binding) => binding.imsi,
+            Self::Live(line, _) => line.imsi(),
         }
     }
 
@@ -285,7 +285,7 @@ impl Known<'_> {
     pub(super) fn bearers(&self) -> u8 {
         match self {
             Self::Row(row, _) => row.bearers(),
-            Self::Live(binding) => binding.bearers,
+            Self::Live(line, _) => line.bearers(),
         }
     }
 
@@ -293,7 +293,7 @@ impl Known<'_> {
     pub(super) fn serving(&self) -> Option<Endpoint> {
         match self {
             Self::Row(row, _) => row.serving(),
-            Self::Live(binding) => binding.serving,
+            Self::Live(line, _) => line.serving(),
         }
     }
 
@@ -302,7 +302,7 @@ impl Known<'_> {
     pub(super) fn is_live(&self, now: Now) -> bool {
         match self {
             Self::Row(row, _) => row.is_live(now.unix_s()),
-            Self::Live(binding) => live::is_live(binding, now.unix_ms),
+            Self::Live(line, _) => line.is_live(now.unix_ms),
         }
     }
 
@@ -312,8 +312,7 @@ impl Known<'_> {
         let (device, realm, private) = (self.device(), self.realm(), self.private());
         let (user, has_key, listener) = match self {
             Self::Row(row, _) => (row.user(), row.has_key(), None),
-            // Whether there is a key is seen when it is looked for.
-            Self::Live(binding) => (binding.user, true, Some(binding.listener)),
+            Self::Live(line, may_have_key) => (line.user(), *may_have_key, Some(line.listener())),
         };
         Terminal { user, device, realm, private, has_key, listener }
     }

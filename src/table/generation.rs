@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::binding::ArchivedLine;
+use super::binding::{ArchivedLine, hash};
 use super::compile;
 use super::image::{ArchivedArrays, ArchivedGatewayRow, Image, NO_INDEX};
+use super::keyed::Keyed;
 use super::rate::Rate;
 use super::rib::{Rule, Tunnel};
 use crate::id::{Endpoint, Mac, PushId, PushPrefix};
@@ -26,6 +27,7 @@ pub struct Tables {
     /// As the image's keys.
     keys: Vec<MacKey>,
     user_keys: HashMap<PushId, u32, RandomState>,
+    keyed: Keyed,
     key_ids: HashMap<u32, u32, RandomState>,
     apps: HashMap<u32, u32, RandomState>,
     /// As the image's applications.
@@ -59,11 +61,13 @@ impl Tables {
             .map(|(at, row)| (Endpoint::from(&row.address), at))
             .collect();
         let keys = a.keys.iter().map(|row| MacKey::new(row.value)).collect();
-        let user_keys = (0..)
+        let user_keys: HashMap<PushId, u32, RandomState> = (0..)
             .zip(a.keys.iter())
             .map(|(at, row)| (PushId::from_bytes(row.user), at))
             .filter(|(user, _)| !user.is_none())
             .collect();
+        let seed = a.users_index().seed();
+        let keyed = Keyed::new(user_keys.keys().map(|user| hash(user.0, seed)));
         let key_ids = (0..).zip(a.keys.iter()).map(|(at, row)| (row.id.to_native(), at)).collect();
         let apps = (0..).zip(a.apps.iter()).map(|(at, row)| (row.id.to_native(), at)).collect();
         let rates = a
@@ -77,7 +81,7 @@ impl Tables {
                 Some(Arc::new(rate))
             })
             .collect();
-        Self { generation, own, peers, keys, user_keys, key_ids, apps, rates, image }
+        Self { generation, own, peers, keys, user_keys, keyed, key_ids, apps, rates, image }
     }
 
     fn rate_of(&self, app: u32) -> Option<&Rate> {
@@ -165,6 +169,18 @@ impl Tables {
         self.user_keys.get(&user).copied()
     }
 
+    /// Starts to bring near what [`Tables::may_have_key`] looks at.
+    #[inline(always)]
+    pub fn prefetch_keyed(&self, hash: u64) {
+        self.keyed.prefetch(hash);
+    }
+
+    /// Whether [`Tables::user_key`] need be asked about a user with this hash, by the seed of the index of users.
+    #[inline(always)]
+    pub fn may_have_key(&self, hash: u64) -> bool {
+        self.keyed.may_have(hash)
+    }
+
     /// The application with this identifier.
     #[inline]
     pub fn app(&self, id: u32) -> Option<AppView<'_>> {
@@ -205,6 +221,7 @@ impl Tables {
             + self.rates.iter().flatten().count() * size_of::<Rate>()
             + map::<Endpoint, u32>(self.peers.capacity())
             + map::<PushId, u32>(self.user_keys.capacity())
+            + self.keyed.bytes()
             + map::<u32, u32>(self.key_ids.capacity() + self.apps.capacity())
     }
 

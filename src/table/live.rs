@@ -4,7 +4,7 @@
 //! # Costs
 //!
 //! A slot of one cache line a binding, a tombstone or a lent Push ID (two for a public IPv6 address or an IMSI
-//! beside an IPv6 address); 18.3 bytes a slot in the index of users and 36.6 in that of addresses: 119 bytes a slot
+//! beside an IPv6 address); 9.2 bytes a slot in the index of users and 18.3 in that of addresses: 92 bytes a slot
 //! in all, taken from the system as it is touched. A look for a user reads one bucket and one line a terminal, a
 //! look for the owner of an address as many. A change writes one line and up to four index entries; nobody waits
 //! for it, but that a reader of the very slot repeats its eight loads.
@@ -42,9 +42,9 @@ mod slot;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub use index::SlotIndex;
-pub use slot::Live;
+pub use index::{Hint, SlotIndex};
 use slot::Words;
+pub use slot::{Live, LiveLine, Of};
 
 use super::binding::{hash, owner_key};
 use super::change::{Binding, Change};
@@ -117,12 +117,12 @@ impl Address {
         }
     }
 
-    fn is_of(self, binding: &Binding) -> bool {
+    fn is_of(self, line: &LiveLine) -> bool {
         match self {
             Self::Private(realm, octets) => {
-                binding.realm == realm && binding.private.is_some_and(|own| own.octets() == octets)
+                line.realm() == realm && line.private().is_some_and(|own| own.octets() == octets)
             }
-            Self::Public(at) => binding.nat == Some(at),
+            Self::Public(at) => line.nat() == Some(at),
         }
     }
 }
@@ -191,12 +191,22 @@ impl LiveBindings {
         self.users.prefetch(hash);
     }
 
-    /// Starts to bring the first line near that may have this hash.
+    /// The second step of a look, when the bucket has come: what there may be of this hash. The first line of it is
+    /// on its way.
     #[inline(always)]
-    pub fn prefetch_line(&self, hash: u64) {
-        if let Some(slot) = self.users.find(hash, |_| true) {
-            prefetch(&self.slots, slot);
+    pub fn hint(&self, hash: u64) -> Hint {
+        let hint = self.users.hint(hash);
+        match hint {
+            Hint::One(slot) => prefetch(&self.slots, slot as usize),
+            Hint::Several => {
+                self.users.find(hash, |slot| {
+                    prefetch(&self.slots, slot);
+                    true
+                });
+            }
+            Hint::None | Hint::Unknown => {}
         }
+        hint
     }
 
     /// Starts to bring the index bucket near that knows the owner of this private address.
@@ -206,31 +216,42 @@ impl LiveBindings {
     }
 
     /// What a slot says, of one moment, if it says something that `wanted` is true of.
-    #[inline]
-    fn read(&self, slot: usize, wanted: impl Fn(&Words) -> bool) -> Option<Live> {
+    #[inline(always)]
+    fn read(&self, slot: usize, wanted: impl Fn(&Words) -> bool) -> Option<LiveLine> {
         let lock = self.slots.get(slot)?;
         loop {
             let (version, words) = lock.read_at();
             if !wanted(&words) {
                 return None;
             }
-            let Some(more) = slot::extension_of(&words) else { return slot::decode(&words, None) };
+            let Some(more) = slot::extension_of(&words) else { return Some(LiveLine::new(words, None)) };
             let more = self.slots.get(more)?.read();
             if lock.is_at(version) {
-                return slot::decode(&words, Some(&more));
+                return Some(LiveLine::new(words, Some(&more)));
             }
         }
     }
 
-    /// Everything that is known of a user whose hash this is.
-    #[inline]
-    pub fn find(&self, user: PushId, hash: u64, mut each: impl FnMut(Live)) {
-        self.users.find(hash, |slot| {
-            if let Some(live) = self.read(slot, |words| slot::is_of(words, user)) {
-                each(live);
+    /// Everything that is known of a user whose hash this is. A hint that was got while the same burst was worked
+    /// on may be used: what came since is not answered before the burst has left.
+    #[inline(always)]
+    pub fn lines(&self, user: PushId, hash: u64, hint: Hint, mut each: impl FnMut(&LiveLine)) {
+        let mut look = |slot| {
+            if let Some(line) = self.read(slot, |words| slot::is_of(words, user)) {
+                each(&line);
             }
             false
-        });
+        };
+        match hint {
+            Hint::None => {}
+            Hint::One(slot) => drop(look(slot as usize)),
+            Hint::Several | Hint::Unknown => drop(self.users.find(hash, look)),
+        }
+    }
+
+    /// As [`LiveBindings::lines`], read to the end.
+    pub fn find(&self, user: PushId, hash: u64, mut each: impl FnMut(Live)) {
+        self.lines(user, hash, Hint::Unknown, |line| each(line.decode()));
     }
 
     /// Whom a lent Push ID leads to at this time, and to which device (0: all).
@@ -249,11 +270,9 @@ impl LiveBindings {
     fn holder(&self, address: Address, now_ms: u64) -> Option<(PushId, u8)> {
         let mut holder = None;
         self.addresses.find(address.hash(self.seed), |slot| {
-            if let Some(Live::Bound(binding)) = self.read(slot, |_| true)
-                && address.is_of(&binding)
-                && is_live(&binding, now_ms)
-            {
-                holder = Some((binding.user, binding.device));
+            let line = self.read(slot, slot::is_bound);
+            if let Some(line) = line.filter(|line| address.is_of(line) && line.is_live(now_ms)) {
+                holder = Some((line.user(), line.device()));
             }
             holder.is_some()
         });
@@ -308,23 +327,18 @@ impl LiveWriter {
     }
 
     /// The slot whose content this is true of.
-    fn slot_of(&self, user: PushId, is: impl Fn(&Live) -> bool) -> Option<u32> {
+    fn slot_of(&self, user: PushId, is: impl Fn(&LiveLine) -> bool) -> Option<u32> {
         let live = &self.live;
-        let same =
-            |slot: &usize| live.read(*slot, |words| slot::is_of(words, user)).is_some_and(|live| is(&live));
-        live.users.candidates(live.hash(user)).find(same).map(|slot| slot as u32)
+        let same = |slot| live.read(slot, |words| slot::is_of(words, user)).is_some_and(|line| is(&line));
+        live.users.find(live.hash(user), same).map(|slot| slot as u32)
     }
 
     fn device_slot(&self, user: PushId, device: u8) -> Option<u32> {
-        self.slot_of(user, |live| match live {
-            Live::Bound(binding) => binding.device == device,
-            Live::Ended { device: ended, .. } => *ended == device,
-            Live::Lent { .. } => false,
-        })
+        self.slot_of(user, |line| line.of() != Of::Lent && line.device() == device)
     }
 
     fn binding(&self, slot: u32) -> Option<Binding> {
-        match self.live.read(slot as usize, |_| true)? {
+        match self.live.read(slot as usize, slot::is_bound)?.decode() {
             Live::Bound(binding) => Some(binding),
             _ => None,
         }
@@ -346,7 +360,7 @@ impl LiveWriter {
             }
             Change::Lend { lent, user, device, until_ms } => self.lend(*lent, *user, *device, *until_ms),
             Change::Unlend { lent } => {
-                if let Some(slot) = self.slot_of(*lent, |live| matches!(live, Live::Lent { .. })) {
+                if let Some(slot) = self.slot_of(*lent, |line| line.of() == Of::Lent) {
                     self.forget(*lent, slot);
                 }
                 Ok(())
@@ -399,15 +413,14 @@ impl LiveWriter {
 
     /// Ends every binding of other users to this address.
     fn take_from_others(&mut self, address: Address, user: PushId) {
-        loop {
-            let mut candidates = self.live.addresses.candidates(address.hash(self.live.seed));
-            let other = candidates.find_map(|slot| {
-                let binding = self.binding(slot as u32)?;
-                (binding.user != user && address.is_of(&binding)).then_some((slot as u32, binding))
-            });
-            drop(candidates);
-            let Some((slot, binding)) = other else { return };
-            self.bury(slot, &binding);
+        let live = Arc::clone(&self.live);
+        let is_others = |slot| {
+            let line = live.read(slot, slot::is_bound);
+            line.is_some_and(|line| line.user() != user && address.is_of(&line))
+        };
+        while let Some(slot) = live.addresses.find(address.hash(live.seed), is_others) {
+            let Some(binding) = self.binding(slot as u32) else { return };
+            self.bury(slot as u32, &binding);
         }
     }
 
@@ -441,7 +454,7 @@ impl LiveWriter {
 
     fn lend(&mut self, lent: PushId, user: PushId, device: u8, until_ms: u64) -> Result<(), Full> {
         let words = slot::lent(lent, user, device, until_ms);
-        match self.slot_of(lent, |live| matches!(live, Live::Lent { .. })) {
+        match self.slot_of(lent, |line| line.of() == Of::Lent) {
             Some(slot) => self.write(slot, &words),
             None => self.put(lent, &words)?,
         }

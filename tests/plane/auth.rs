@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use pushplane::config::Policy;
+use pushplane::id::PushId;
 use pushplane::plane::{Shared, Verdict};
 use pushplane::reason::Reason;
+use pushplane::table::{Binding, Change};
 use pushplane::wire::prp::auth::{Auth, MacKey};
 use pushplane::wire::prp::{Kind, option_type as ty};
 
@@ -210,6 +212,37 @@ fn ruling_15_what_a_user_with_a_key_gets_is_signed_with_it() {
     let head = usize::from(plain.bytes[3]) * 4;
     assert_eq!(plain.message().options.offset(ty::AUTH), Some(head - 32));
     assert!(plain.message().options.has(ty::PRIVATE_ADDRESS));
+}
+
+/// The same of users that registered, elsewhere than users.csv says, and of Push IDs lent to them; nobody else's
+/// messages are signed.
+#[test]
+fn ruling_15_holds_for_who_registered() {
+    let mut lab = Lab::new();
+    let mut writer = lab.site.shared.live_writer().unwrap();
+    let lent = PushId(own(0).0 | 0xFACE);
+    let bind = |user, at: &str| Binding {
+        user,
+        device: 0,
+        realm: 0,
+        private: Some(self::at(at)),
+        nat: None,
+        imsi: None,
+        bearers: 3,
+        serving: None,
+        valid_until_ms: None,
+        listener: 0,
+    };
+    for binding in [bind(own(user::KEY_VXLAN), "10.0.9.1:2948"), bind(own(user::NOBODY), "10.0.9.2:2948")] {
+        writer.apply(&Change::Bind { binding, heard_ms: 0 }).unwrap();
+    }
+    let user = own(user::KEY_VXLAN);
+    writer.apply(&Change::Lend { lent, user, device: 0, until_ms: u64::MAX }).unwrap();
+    let signed = Some((user::KEY_VXLAN as u32, NOW.unix_ms));
+    for (to, by) in [(user, signed), (lent, signed), (own(user::NOBODY), None)] {
+        let inner = tunnels::vxlan(&lab.sent(&push_to(to), SENDER));
+        assert_eq!(signature(&inner.payload), by, "{to}");
+    }
 }
 
 /// Ruling 15: in answers to a signed datagram the server signs with that key.

@@ -158,12 +158,22 @@ pub(super) fn lent(id: PushId, user: PushId, device: u8, until_ms: u64) -> Words
     [high(id), id as u64, high(user), user as u64, 0, seconds, flags]
 }
 
+/// Whether these words say something, and not as an extension.
+#[inline(always)]
+pub(super) const fn says(words: &Words) -> bool {
+    words[6] & (flag::BOUND | flag::ENDED | flag::LENT) != 0
+}
+
 /// Whether these words say something of this Push ID.
 #[inline(always)]
 pub(super) const fn is_of(words: &Words, id: PushId) -> bool {
-    words[0] == high(id.0)
-        && words[1] == id.0 as u64
-        && words[6] & (flag::BOUND | flag::ENDED | flag::LENT) != 0
+    words[0] == high(id.0) && words[1] == id.0 as u64 && says(words)
+}
+
+/// Whether these words are of a binding.
+#[inline(always)]
+pub(super) const fn is_bound(words: &Words) -> bool {
+    words[6] & flag::BOUND != 0
 }
 
 /// The slot of the extension, if there is one.
@@ -172,45 +182,168 @@ pub(super) const fn extension_of(words: &Words) -> Option<usize> {
     if words[6] & flag::EXTENDED == 0 { None } else { Some((words[5] >> 32) as usize) }
 }
 
-/// What words, with those of their extension, say.
-#[inline]
-pub(super) fn decode(words: &Words, extension: Option<&Words>) -> Option<Live> {
-    let flags = words[6];
-    let (user, device) = (PushId(join(words[0], words[1])), flags as u8);
-    if flags & flag::ENDED != 0 {
-        return Some(Live::Ended { user, device });
+/// What a slot says, as its words and those of its extension: read as far as it is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LiveLine {
+    words: Words,
+    /// The first words of the extension; zero without one.
+    more: [u64; 3],
+}
+
+/// What a line says something of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Of {
+    /// A binding.
+    Bound,
+    /// A device that is bound no more.
+    Ended,
+    /// A lent Push ID.
+    Lent,
+}
+
+impl LiveLine {
+    /// Of words that say something.
+    #[inline(always)]
+    pub(super) const fn new(words: Words, extension: Option<&Words>) -> Self {
+        let more = match extension {
+            Some([high, low, imsi, ..]) => [*high, *low, *imsi],
+            None => [0; 3],
+        };
+        Self { words, more }
     }
-    if flags & flag::LENT != 0 {
-        let user = PushId(join(words[2], words[3]));
-        return Some(Live::Lent { user, device, until_ms: until_of(words).unwrap_or(u64::MAX) });
+
+    #[inline(always)]
+    const fn has(&self, wanted: u64) -> bool {
+        self.words[6] & wanted != 0
     }
-    if flags & flag::BOUND == 0 {
-        return None;
+
+    /// What it says something of.
+    #[inline(always)]
+    pub const fn of(&self) -> Of {
+        if self.has(flag::BOUND) {
+            Of::Bound
+        } else if self.has(flag::LENT) {
+            Of::Lent
+        } else {
+            Of::Ended
+        }
     }
-    // The first 64 bits of a mapped IPv4 address are zero: the word is the IMSI's.
-    let imsi_in_addr = flags & flag::ADDR6 == 0;
-    let addr = endpoint(if imsi_in_addr { 0 } else { words[2] }, words[3], words[4] >> 16);
-    let has = |wanted| flags & wanted != 0;
-    let nat_port = words[4];
-    let nat = match extension {
-        Some(more) => endpoint(more[0], more[1], nat_port),
-        None => endpoint(0, 0xFFFF << 32 | words[5] >> 32, nat_port),
-    };
-    let imsi = match extension {
-        Some(more) => more[2],
-        None if imsi_in_addr => words[2],
-        None => 0,
-    };
-    Some(Live::Bound(Binding {
-        user,
-        device,
-        realm: (words[4] >> 32) as u32,
-        private: has(flag::PRIVATE).then_some(addr),
-        nat: has(flag::NAT).then_some(nat),
-        imsi: Imsi::from_tbcd(imsi.to_be_bytes()),
-        bearers: (flags >> 8) as u8,
-        serving: has(flag::SERVING).then_some(addr),
-        valid_until_ms: until_of(words),
-        listener: (flags >> 32) as u8,
-    }))
+
+    /// The user, or the lent Push ID.
+    #[inline(always)]
+    pub const fn user(&self) -> PushId {
+        PushId(join(self.words[0], self.words[1]))
+    }
+
+    /// Which of the user's devices; of a lent Push ID, which of whom it leads to (0: all).
+    #[inline(always)]
+    pub const fn device(&self) -> u8 {
+        self.words[6] as u8
+    }
+
+    /// Whom a lent Push ID leads to.
+    #[inline(always)]
+    pub const fn lent_to(&self) -> PushId {
+        PushId(join(self.words[2], self.words[3]))
+    }
+
+    /// The private address space.
+    #[inline(always)]
+    pub const fn realm(&self) -> u32 {
+        (self.words[4] >> 32) as u32
+    }
+
+    #[inline(always)]
+    fn addr(&self, wanted: u64) -> Option<Endpoint> {
+        // Of an IPv4 address the first word is the IMSI's.
+        let high = if self.has(flag::ADDR6) { self.words[2] } else { 0 };
+        self.has(wanted).then(|| endpoint(high, self.words[3], self.words[4] >> 16))
+    }
+
+    /// Private address and port.
+    #[inline(always)]
+    pub fn private(&self) -> Option<Endpoint> {
+        self.addr(flag::PRIVATE)
+    }
+
+    /// The serving server's address.
+    #[inline(always)]
+    pub fn serving(&self) -> Option<Endpoint> {
+        self.addr(flag::SERVING)
+    }
+
+    /// Public address and port.
+    #[inline(always)]
+    pub fn nat(&self) -> Option<Endpoint> {
+        if !self.has(flag::NAT) {
+            return None;
+        }
+        let [high, low] = if self.has(flag::EXTENDED) {
+            [self.more[0], self.more[1]]
+        } else {
+            [0, 0xFFFF << 32 | self.words[5] >> 32]
+        };
+        Some(endpoint(high, low, self.words[4]))
+    }
+
+    /// The subscriber.
+    #[inline(always)]
+    pub fn imsi(&self) -> Option<Imsi> {
+        let imsi = if self.has(flag::EXTENDED) {
+            self.more[2]
+        } else if self.has(flag::ADDR6) {
+            0
+        } else {
+            self.words[2]
+        };
+        if imsi == 0 { None } else { Imsi::from_tbcd(imsi.to_be_bytes()) }
+    }
+
+    /// What the terminal can take.
+    #[inline(always)]
+    pub const fn bearers(&self) -> u8 {
+        (self.words[6] >> 8) as u8
+    }
+
+    /// Which of the server's listening addresses it last wrote to.
+    #[inline(always)]
+    pub const fn listener(&self) -> u8 {
+        (self.words[6] >> 32) as u8
+    }
+
+    /// Milliseconds since 1970 after which it is void; none: static.
+    #[inline(always)]
+    pub const fn valid_until_ms(&self) -> Option<u64> {
+        until_of(&self.words)
+    }
+
+    /// Whether its validity has not ended at this time.
+    #[inline(always)]
+    pub fn is_live(&self, now_ms: u64) -> bool {
+        self.valid_until_ms().is_none_or(|until| now_ms < until)
+    }
+
+    /// All of it.
+    pub fn decode(&self) -> Live {
+        let (user, device) = (self.user(), self.device());
+        match self.of() {
+            Of::Bound => Live::Bound(Binding {
+                user,
+                device,
+                realm: self.realm(),
+                private: self.private(),
+                nat: self.nat(),
+                imsi: self.imsi(),
+                bearers: self.bearers(),
+                serving: self.serving(),
+                valid_until_ms: self.valid_until_ms(),
+                listener: self.listener(),
+            }),
+            Of::Ended => Live::Ended { user, device },
+            Of::Lent => {
+                let until_ms = self.valid_until_ms().unwrap_or(u64::MAX);
+                Live::Lent { user: self.lent_to(), device, until_ms }
+            }
+        }
+    }
 }

@@ -150,7 +150,7 @@ proptest! {
         let more = slot::is_extended(&binding).then(|| slot::extension(&binding));
         let words = slot::bound(&binding, more.map(|_| 77));
         prop_assert_eq!(slot::extension_of(&words), more.map(|_| 77));
-        prop_assert_eq!(slot::decode(&words, more.as_ref()), Some(Live::Bound(binding)));
+        prop_assert_eq!(LiveLine::new(words, more.as_ref()).decode(), Live::Bound(binding));
     }
 }
 
@@ -263,17 +263,19 @@ fn no_address_has_two_owners() {
             let (live, stop) = (&live, &stop);
             scope.spawn(move || {
                 let slot_of = |user: u128| loop {
-                    if let Some(slot) = live.users.candidates(live.hash(PushId(user))).next() {
+                    if let Some(slot) = live.users.find(live.hash(PushId(user)), |_| true) {
                         return slot;
                     }
                 };
                 let (first, second) = (slot_of(first), slot_of(second));
-                let bound = |words: &Words| matches!(slot::decode(words, None), Some(Live::Bound(_)));
                 while !stop.load(Ordering::Relaxed) {
                     let (version, before) = live.slots[first].read_at();
                     let between = live.slots[second].read();
                     if live.slots[first].is_at(version) {
-                        assert!(!(bound(&before) && bound(&between)), "two owners at one moment");
+                        assert!(
+                            !(slot::is_bound(&before) && slot::is_bound(&between)),
+                            "two owners at one moment"
+                        );
                     }
                     assert_eq!(
                         live.owner(0, at("10.0.0.3:5"), 0),
