@@ -1,8 +1,8 @@
 //! INTRODUCE through every pair of NATs: direct where RFC 4787's terms say that it can be, and through the
 //! server where not.
 
-use super::clients::{Listener, send};
-use super::internet::{Filtering, Internet, Mapping, Nat, PRIVATE_A, PUBLIC_A, PUBLIC_B, SERVER};
+use super::clients::{listen, send};
+use super::internet::{Filtering, Internet, Mapping, Nat, PRIVATE_A, PUBLIC_A, PUBLIC_B};
 use super::netns::http_get;
 use super::{ALICE, BOB, internet};
 
@@ -40,7 +40,7 @@ fn every_pair_of_nats() {
     for (n, behind_bob) in Nat::ALL.into_iter().enumerate() {
         internet.nat("nat-b", behind_bob);
         let port = 4000 + n;
-        let bob = Listener::start(&internet, "b", BOB, &format!("--port {port}"));
+        let bob = listen(&internet, "b", BOB, &format!("--port {port}"));
         let seen = bob.seen();
         match (behind_bob, behind_bob.mapping()) {
             (Nat::None, _) => assert_eq!(seen.to_string(), format!("192.168.3.10:{port}")),
@@ -49,7 +49,7 @@ fn every_pair_of_nats() {
         }
         let answer = send(&internet, "core", &format!("--to {} --receipt from-outside", BOB.id));
         assert_eq!(answer["answer"], "receipt", "{behind_bob:?}: {answer}");
-        assert_eq!(bob.payload(), "from-outside");
+        assert_eq!(bob.line(), "from-outside");
 
         for (m, behind_alice) in Nat::ALL.into_iter().enumerate() {
             internet.nat("nat-a", behind_alice);
@@ -66,7 +66,7 @@ fn every_pair_of_nats() {
             let way = if expected { "direct" } else { "server" };
             assert_eq!(answer["way"], way, "{text}: {answer}\n{}", bob.said());
             assert_eq!(delivered(&internet) - before, u64::from(!expected), "{text}");
-            assert_eq!(bob.payload(), text, "shown once, whichever way it came");
+            assert_eq!(bob.line(), text, "shown once, whichever way it came");
         }
         bob.end();
     }
@@ -86,7 +86,7 @@ fn both_behind_one_nat() {
         internet.nat_for_two(hairpin);
         let port = 5000 + n;
         let inside = if private { "--private --realm 4" } else { "" };
-        let bob = Listener::start(&internet, "a", BOB, &format!("--port {port} {inside}"));
+        let bob = listen(&internet, "a", BOB, &format!("--port {port} {inside}"));
         assert_eq!(bob.seen().to_string(), format!("{PUBLIC_A}:{port}"));
         let words =
             format!("--from {} --key {} --to {} --introduce {inside} hello", ALICE.id, ALICE.key, BOB.id);
@@ -94,7 +94,7 @@ fn both_behind_one_nat() {
         assert_eq!(answer["answer"], "receipt", "{answer}\n{}", bob.said());
         let at = way.map(|way| format!("{way}:{port}"));
         assert_eq!(answer["peer"].as_str(), at.as_deref(), "{answer}\n{}", bob.said());
-        assert_eq!(bob.payload(), "hello");
+        assert_eq!(bob.line(), "hello");
         bob.end();
     }
     assert!(server.stop().success());
@@ -104,10 +104,10 @@ fn both_behind_one_nat() {
 #[test]
 fn who_does_not_want_to_be_met_is_not() {
     let Some((internet, _server)) = internet("a client without direct ways") else { return };
-    let bob = Listener::start(&internet, "b", BOB, "--no-direct");
+    let bob = listen(&internet, "b", BOB, "--no-direct");
     let words = format!("--from {} --key {} --to {} --introduce hello", ALICE.id, ALICE.key, BOB.id);
-    let answer = send(&internet, "a", &format!("{words} --server {SERVER}"));
+    let answer = send(&internet, "a", &words);
     assert_eq!((&answer["answer"], &answer["way"]), (&"receipt".into(), &"server".into()), "{answer}");
-    assert_eq!(bob.payload(), "hello");
+    assert_eq!(bob.line(), "hello");
     bob.end();
 }

@@ -4,6 +4,8 @@
 mod clients;
 mod internet;
 mod introduce;
+#[path = "../common/listener.rs"]
+mod listener;
 #[path = "../common/netns.rs"]
 mod netns;
 mod rebind;

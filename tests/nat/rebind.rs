@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::clients::{Listener, send};
+use super::clients::{listen, send};
 use super::internet::{Internet, Nat, PUBLIC_A, PUBLIC_B, SERVER};
 use super::netns::{Datagram, REJECT, Server, nothing, receive};
 use super::{ALICE, BOB, CAROL, CAROL_AT, internet};
@@ -19,12 +19,12 @@ fn interrupt(internet: &Internet, nat: &str, way_out: &str) {
 fn the_binding_follows_the_mapping() {
     let Some((internet, server)) = internet("a NAT that changes its mapping") else { return };
     internet.nat("nat-b", Nat::PortRestricted);
-    let bob = Listener::start(&internet, "b", BOB, "--port 4000 --renew 1");
+    let bob = listen(&internet, "b", BOB, "--port 4000 --renew 1");
     let first = bob.seen();
     assert_eq!(first.to_string(), format!("{PUBLIC_B}:4000"));
     let push = |text: &str| format!("--to {} --receipt {text}", BOB.id);
     assert_eq!(send(&internet, "core", &push("at-the-first"))["answer"], "receipt");
-    assert_eq!(bob.payload(), "at-the-first");
+    assert_eq!(bob.line(), "at-the-first");
 
     // The next mapping is another, and the old one has a new owner.
     internet.nat_with_ports("50000-50999", 4000);
@@ -37,7 +37,7 @@ fn the_binding_follows_the_mapping() {
     for n in 0..5 {
         let text = format!("at-the-second-{n}");
         assert_eq!(send(&internet, "core", &push(&text))["answer"], "receipt");
-        assert_eq!(bob.payload(), text);
+        assert_eq!(bob.line(), text);
     }
     nothing(&next_owner, "the old mapping got what was for bob");
 
@@ -56,7 +56,7 @@ fn the_binding_follows_the_mapping() {
     stranger.send_to(&register.encode(), SERVER).unwrap();
     assert_eq!(receive(&stranger, "rejection").0[0] & 15, REJECT);
     assert_eq!(send(&internet, "core", &push("still-at-the-second"))["answer"], "receipt");
-    assert_eq!(bob.payload(), "still-at-the-second");
+    assert_eq!(bob.line(), "still-at-the-second");
 
     // The provider gives the NAT another address.
     internet.net.ip("nat-b", &format!("addr del {PUBLIC_B}/24 dev wan")).unwrap();
@@ -65,7 +65,7 @@ fn the_binding_follows_the_mapping() {
     bob.wait_for(&format!("the mapping was {second} before"));
     assert_eq!(bob.seen().ip().to_string(), "203.0.113.3");
     assert_eq!(send(&internet, "core", &push("at-the-third"))["answer"], "receipt");
-    assert_eq!(bob.payload(), "at-the-third");
+    assert_eq!(bob.line(), "at-the-third");
     bob.end();
     assert!(server.stop().success());
 }
@@ -96,7 +96,7 @@ fn a_forward_carries_the_public_mapping() {
     };
     internet.nat("nat-a", Nat::Symmetric);
     internet.nat("nat-b", Nat::PortRestricted);
-    let alice = Listener::start(&internet, "a", ALICE, "--renew 1");
+    let alice = listen(&internet, "a", ALICE, "--renew 1");
     let first = alice.seen();
     assert_eq!((first.ip().to_string(), shown("a", ALICE.id)), (PUBLIC_A.to_owned(), first));
     interrupt(&internet, "nat-a", "198.51.100.1");

@@ -170,8 +170,9 @@ impl Applications {
         if let Some(known) = self.find(app) {
             known.is_agreed |= always;
         }
-        if let Some(question) = question.filter(|_| starts) {
-            self.start(app, &question.start);
+        match question.filter(|_| starts) {
+            Some(question) => self.start(app, &question.start),
+            None => note(format_args!("application {app} is not started")),
         }
         self.ask();
     }

@@ -280,3 +280,134 @@ impl fmt::Display for News {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pushplane::wire::prp::parse;
+
+    const USER: PushId = PushId(7);
+
+    /// A registration on virtual time, and who answers it.
+    struct Bench {
+        registration: Registration,
+        now: Now,
+        /// The last request.
+        asked: Header,
+    }
+
+    impl Bench {
+        fn new(renew_s: Option<u32>) -> Self {
+            let (realm, private, validity_s, key) = (0, None, None, None);
+            let wish = Wish { user: USER, device: 1, realm, private, validity_s, renew_s, key };
+            let now = Now { mono_ns: SECOND_NS, unix_ms: 0 };
+            Self {
+                registration: Registration::new(wish),
+                now,
+                asked: Header::new(Kind::Register, USER, USER, 0),
+            }
+        }
+
+        /// Time passes until the next request; how long that is, in milliseconds.
+        fn next_ms(&mut self) -> u64 {
+            let wait = self.registration.poll_timeout().saturating_sub(self.now.mono_ns);
+            self.now = self.now.plus_ns(wait);
+            let Ok(Some(request)) = self.registration.poll(self.now) else { panic!("nothing was due") };
+            self.asked = parse(&request).unwrap().header;
+            wait / 1_000_000
+        }
+
+        fn answer(&mut self, kind: Kind, write: impl FnOnce(&mut HeadBuilder)) -> Option<News> {
+            let mut head = HeadBuilder::new(&self.asked.answer(kind));
+            write(&mut head);
+            let bytes = head.datagram(&[]).unwrap();
+            self.registration.take(&parse(&bytes).unwrap(), &bytes, self.now)
+        }
+
+        fn registered(&mut self, validity_s: u32, seen: &str) -> String {
+            let news = self.answer(Kind::Registered, |head| {
+                head.validity(validity_s).nat_address(seen.parse().unwrap());
+            });
+            news.unwrap().to_string()
+        }
+
+        fn rejected(&mut self, reason: Reason) -> Option<News> {
+            self.answer(Kind::Reject, |head| {
+                head.reason(reason);
+            })
+        }
+    }
+
+    #[test]
+    fn it_is_renewed_in_time_and_follows_its_mapping() {
+        let mut bench = Bench::new(None);
+        assert_eq!(bench.next_ms(), 0);
+        let first = "registered as device 1 for 100 s, seen as 192.0.2.1:5";
+        assert_eq!(bench.registered(100, "192.0.2.1:5"), first);
+        assert!(
+            bench
+                .answer(Kind::Registered, |head| {
+                    head.validity(9);
+                })
+                .is_none(),
+            "answered once"
+        );
+        assert!((45_000..=50_000).contains(&bench.next_ms()), "at half of it, or a little before");
+        assert_eq!(
+            bench.registered(100, "192.0.2.1:5"),
+            "renewed as device 1 for 100 s, seen as 192.0.2.1:5"
+        );
+        bench.next_ms();
+        let moved =
+            "registered again as device 1 for 100 s, seen as 192.0.2.1:6: the mapping was 192.0.2.1:5 before";
+        assert_eq!(bench.registered(100, "192.0.2.1:6"), moved);
+        bench.next_ms();
+        assert_eq!(
+            bench.registered(0, "192.0.2.1:6"),
+            "registered again as device 1 without end, seen as 192.0.2.1:6"
+        );
+
+        let mut often = Bench::new(Some(20));
+        often.next_ms();
+        often.registered(3600, "192.0.2.1:5");
+        assert!((18_000..=20_000).contains(&often.next_ms()));
+        often.registered(30, "192.0.2.1:5");
+        assert!((13_500..=15_000).contains(&often.next_ms()), "never later than half of the validity");
+    }
+
+    #[test]
+    fn a_server_that_is_silent_is_asked_less_and_less() {
+        let mut bench = Bench::new(None);
+        bench.next_ms();
+        bench.registered(3600, "192.0.2.1:5");
+        bench.next_ms();
+        let mut told = 0;
+        for expected in [500, 1000, 2000, 4000, 8000, 8000, 8000] {
+            assert_eq!(bench.next_ms(), expected);
+            told += usize::from(bench.registration.unheard().is_some());
+        }
+        assert_eq!(told, 1);
+        let news = bench.registered(3600, "192.0.2.1:5");
+        assert!(news.starts_with("registered again"), "{news}");
+    }
+
+    #[test]
+    fn a_server_that_says_no_is_asked_again() {
+        let mut bench = Bench::new(None);
+        bench.next_ms();
+        for (reason, again, wait_ms) in [
+            (Reason::Overloaded, false, 5000),
+            (Reason::Overloaded, true, 5000),
+            (Reason::NotPermitted, false, 60_000),
+            (Reason::NotPermitted, true, 60_000),
+        ] {
+            let Some(News::Rejected { again: told, .. }) = bench.rejected(reason) else { panic!("{reason}") };
+            assert_eq!((told, bench.next_ms()), (again, wait_ms), "{reason}");
+        }
+        bench.rejected(Reason::NotPermitted);
+        assert!(matches!(bench.registration.release(), Ok(None)), "nothing to give back");
+        bench.next_ms();
+        bench.registered(60, "192.0.2.1:5");
+        assert!(matches!(bench.registration.release(), Ok(Some(_))));
+    }
+}
