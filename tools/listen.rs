@@ -20,7 +20,6 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pushplane::clock::Clock;
 use pushplane::id::{Endpoint, PushId};
 use tokio::net::UdpSocket;
 use tokio::signal::unix::{SignalKind, signal};
@@ -179,9 +178,6 @@ async fn attend(stage: Rc<Stage<Viewer>>, mut input: UnboundedReceiver<Input>) {
 async fn count(args: &Args, identities: Vec<Identity>) -> Result<(), Stop> {
     eprintln!("{} identities listen", identities.len());
     let stage = Stage::new(Tally::new(args, identities.len()), args.server, args.outstanding.into());
-    let clock = Clock::start();
-    let begun = clock.now().mono_ns;
-    let seconds = move || (clock.now().mono_ns - begun) as f64 / 1e9;
     let each_second = tokio::task::spawn_local({
         let stage = Rc::clone(&stage);
         async move {
@@ -189,14 +185,14 @@ async fn count(args: &Args, identities: Vec<Identity>) -> Result<(), Stop> {
             ticks.tick().await;
             loop {
                 ticks.tick().await;
-                stage.audience.borrow_mut().second(seconds());
+                stage.audience.borrow_mut().second();
             }
         }
     });
     let result = drive_all(args, &stage, identities).await;
     each_second.abort();
     result?;
-    stage.audience.borrow().finish(seconds())
+    stage.audience.borrow().finish()
 }
 
 /// Runs a terminal for each identity until a signal, the time or the audience ends it.

@@ -94,6 +94,11 @@ impl Introduction {
         Self { me, told, number, addresses, rounds: 0, next_ns: now.mono_ns, way: None }
     }
 
+    /// Whether this is where it began.
+    pub(crate) fn is_of(&self, told: &Told) -> bool {
+        self.told == *told
+    }
+
     /// Whom it is with.
     pub(crate) const fn peer(&self) -> PushId {
         self.told.peer

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use pushplane::clock::Clock;
 use pushplane::reason::Reason;
 use pushplane::wire::prp::flag;
 use serde_json::json;
@@ -31,6 +32,8 @@ struct Counts {
 
 /// What became of all.
 pub(super) struct Tally {
+    clock: Clock,
+    begun_ns: u64,
     identities: u64,
     registers: bool,
     json: bool,
@@ -46,7 +49,10 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new(args: &super::Args, identities: usize) -> Self {
+        let clock = Clock::start();
         Self {
+            clock,
+            begun_ns: clock.now().mono_ns,
             identities: identities as u64,
             registers: !args.no_register,
             json: args.json,
@@ -58,10 +64,20 @@ impl Tally {
         }
     }
 
+    /// Seconds since the start.
+    fn elapsed_s(&self) -> f64 {
+        (self.clock.now().mono_ns - self.begun_ns) as f64 / 1e9
+    }
+
     fn registration(&mut self, news: &News) {
         let counts = &mut self.counts;
         match news {
-            News::Registered(_) => counts.registered += 1,
+            News::Registered(_) => {
+                counts.registered += 1;
+                if counts.registered == self.identities {
+                    self.all_after_s = Some(self.elapsed_s());
+                }
+            }
             News::Renewed(_) => counts.renewed += 1,
             News::Again { moved_from, .. } => {
                 counts.renewed += 1;
@@ -77,11 +93,8 @@ impl Tally {
     }
 
     /// A line for the second that has passed, and what it notes of the whole.
-    pub(super) fn second(&mut self, since_start_s: f64) {
+    pub(super) fn second(&mut self) {
         let Counts { registered, renewed, rejected, unheard, received, receipts, .. } = self.counts;
-        if registered == self.identities && self.all_after_s.is_none() {
-            self.all_after_s = Some(since_start_s);
-        }
         let before = std::mem::replace(&mut self.before, self.counts);
         note(format_args!(
             "{} of {} registered; this second {} registered, {} renewed, {} rejected, {} received, {} receipts; {} unheard",
@@ -97,7 +110,8 @@ impl Tally {
     }
 
     /// The summary. An error when somebody was never registered who should have been.
-    pub(super) fn finish(&self, lasted_s: f64) -> Result<(), Stop> {
+    pub(super) fn finish(&self) -> Result<(), Stop> {
+        let lasted_s = self.elapsed_s();
         let Counts { registered, renewed, moved, rejected, unheard, released, .. } = self.counts;
         let Counts { received, repeated, receipts, direct, dropped, .. } = self.counts;
         let never = self.identities - registered;

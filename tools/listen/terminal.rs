@@ -14,8 +14,10 @@ use crate::client::{self, GivenKey};
 /// Messages remembered, so that one that comes again is not shown again.
 const SHOWN: usize = 256;
 
-/// Introductions held at once: the oldest goes first. Each costs at most some thirty datagrams.
+/// Introductions held at once, the oldest goes first, and those of them that may still be looking for a way:
+/// whoever can forge one must not make us send as much as they like.
 const INTRODUCTIONS: usize = 64;
+const LOOKING: usize = 16;
 
 /// A message for the user.
 pub(super) struct Arrival<'a> {
@@ -159,6 +161,13 @@ impl Terminal {
         if let Some(told) = Told::read(self.user, message, bytes) {
             if !client::is_believed(message, bytes, self.key.as_ref()) {
                 let note = format!("an introduction to {} was dropped: not signed with our key", told.peer);
+                return Some(Some(Event::Dropped(note)));
+            }
+            if introductions.iter().any(|known| known.is_of(&told)) {
+                return Some(None);
+            }
+            if introductions.iter().filter(|known| !known.is_over()).count() >= LOOKING {
+                let note = format!("an introduction to {} was dropped: too many at once", told.peer);
                 return Some(Some(Event::Dropped(note)));
             }
             introductions.truncate(INTRODUCTIONS - 1);
