@@ -1,4 +1,6 @@
-//! What `send` and `listen` share: a socket, a key, and signing.
+//! What `send` and `listen` share: a socket, a key, signing, and the way to another client.
+
+pub(crate) mod introduction;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -59,12 +61,31 @@ pub(crate) fn is_believed(message: &Message, bytes: &[u8], key: Option<&GivenKey
 
 /// A socket that can reach the server, on this address if one is given.
 pub(crate) fn socket(server: Endpoint, bind: Option<IpAddr>, port: u16) -> Result<UdpSocket, Stop> {
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let at = SocketAddr::new(bind.unwrap_or(any), port);
+    let at = SocketAddr::new(bind.unwrap_or_else(|| any(server)), port);
     UdpSocket::bind(at).map_err(|error| {
-        Stop::Wrong(format!("{at} cannot be bound: {error}; choose another --port or --bind"))
+        let remedy = match error.raw_os_error() {
+            Some(libc::EMFILE) => "raise the limit of open files: ulimit -n",
+            _ => "choose another --port or --bind",
+        };
+        Stop::Wrong(format!("{at} cannot be bound: {error}; {remedy}"))
     })
+}
+
+fn any(server: Endpoint) -> IpAddr {
+    if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
+/// This host's own address and port, as the server would see them were there no NAT between.
+pub(crate) fn own_address(socket: &UdpSocket, server: Endpoint) -> Result<Endpoint, Stop> {
+    let wrong = |error: io::Error| Stop::Wrong(format!("{server} cannot be reached: {error}"));
+    let own = socket.local_addr().map_err(wrong)?;
+    if !own.ip().is_unspecified() {
+        return Ok(own.into());
+    }
+    // Connecting sends nothing; it asks the kernel which address it would send from.
+    let probe = UdpSocket::bind((any(server), 0)).map_err(wrong)?;
+    probe.connect(SocketAddr::from(server)).map_err(wrong)?;
+    Ok(Endpoint::new(probe.local_addr().map_err(wrong)?.ip(), own.port()))
 }
 
 /// Whether an error of a receive only says that nothing came in time, or that nobody listens there.

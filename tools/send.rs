@@ -1,7 +1,9 @@
 //! `pushplane send`: push one message.
 
+mod direct;
+
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use pushplane::clock::Clock;
@@ -15,10 +17,17 @@ use crate::client::{self, GivenKey};
 
 /// Push one message and print the receipt or the rejection.
 ///
+/// With --introduce the message goes straight to the terminal where that can be: the server introduces the two
+/// to each other, both open their NATs, and the message passes no server. Where that does not succeed within a
+/// few seconds, it goes through the server, once more; the terminal shows it once. A receipt is asked for
+/// either way, and says which it was.
+///
 /// Exit status 0: sent and, with --receipt, received; 1: rejected, or no receipt within 5 s.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  pushplane send --server 127.0.0.1:17400 \
-    --to 00000000000000000000000000000001 --app 7 --receipt \"You have mail\"")]
+    --to 00000000000000000000000000000001 --app 7 --receipt \"You have mail\"\n  \
+    pushplane send --server 127.0.0.1:17400 --from 00000000000000000000000000000002 \
+    --to 00000000000000000000000000000001 --app 7 --introduce \"straight to you\"")]
 pub(crate) struct Args {
     /// The Push server.
     #[arg(long, value_name = "ADDRESS")]
@@ -40,6 +49,15 @@ pub(crate) struct Args {
     /// Ask for a receipt and wait 5 s for it.
     #[arg(long)]
     receipt: bool,
+    /// Push directly, as the client that --from names, once the server has introduced it.
+    #[arg(long)]
+    introduce: bool,
+    /// Tell a peer of this realm behind the same NAT this host's own address too.
+    #[arg(long, requires = "introduce")]
+    private: bool,
+    /// The private address space that this host's address belongs to.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "private")]
+    realm: u32,
     /// One of the user's terminals; all of them without it.
     #[arg(long, value_name = "1-255")]
     device: Option<u8>,
@@ -76,11 +94,65 @@ enum Answer {
     Nothing,
 }
 
+/// Which way the answer, or the silence, took.
+enum Way {
+    /// The server's, as asked.
+    Server,
+    /// Straight from there.
+    Direct(Endpoint),
+    /// The server's, because there was no other.
+    NoOther(String),
+}
+
 pub(crate) fn run(args: &Args) -> Result<(), Stop> {
+    if args.introduce && args.from.is_none() {
+        return Err(Stop::Wrong(
+            "--introduce: expected --from, who is to be introduced, found none".to_owned(),
+        ));
+    }
     let clock = Clock::start();
     let payload = payload(&args.payload)?;
     let message = crate::chance();
-    let flags = if args.receipt { flag::RECEIPT } else { 0 };
+    let socket = client::socket(args.server, args.bind, 0)?;
+    let start = clock.now().mono_ns;
+    let (answer, way) = if args.introduce {
+        // No key: the peer shares none with us.
+        let datagram = datagram(args, message, &payload, &clock, None)?;
+        match direct::push(&socket, args, &clock, message, &datagram)? {
+            direct::Outcome::Receipt { at, payload } => {
+                (Answer::Receipt { from: args.to, payload }, Way::Direct(at))
+            }
+            direct::Outcome::NoWay(why) => {
+                (through_server(&socket, args, &clock, message, &payload)?, Way::NoOther(why))
+            }
+        }
+    } else {
+        (through_server(&socket, args, &clock, message, &payload)?, Way::Server)
+    };
+    let elapsed_us = (clock.now().mono_ns - start) / 1000;
+    print(args, message, &answer, &way, elapsed_us);
+    match answer {
+        Answer::Reject { .. } => Err(Stop::No),
+        Answer::Nothing if args.wants_receipt() => Err(Stop::No),
+        Answer::Receipt { .. } | Answer::Nothing => Ok(()),
+    }
+}
+
+impl Args {
+    const fn wants_receipt(&self) -> bool {
+        self.receipt || self.introduce
+    }
+}
+
+/// The PUSH.
+fn datagram(
+    args: &Args,
+    message: u64,
+    payload: &[u8],
+    clock: &Clock,
+    key: Option<&GivenKey>,
+) -> Result<Vec<u8>, Stop> {
+    let flags = if args.wants_receipt() { flag::RECEIPT } else { 0 };
     let header = Header { app: args.app, flags, ..Header::new(Kind::Push, args.to, args.from, message) };
     let mut head = HeadBuilder::new(&header);
     if let Some(device) = args.device {
@@ -92,8 +164,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     if let Some(media_type) = &args.content_type {
         head.content_type(media_type);
     }
-    let datagram = client::datagram(&mut head, &payload, args.key.as_ref())?;
-    let socket = client::socket(args.server, args.bind, 0)?;
+    client::datagram(&mut head, payload, key)
+}
+
+fn through_server(
+    socket: &UdpSocket,
+    args: &Args,
+    clock: &Clock,
+    message: u64,
+    payload: &[u8],
+) -> Result<Answer, Stop> {
+    let datagram = datagram(args, message, payload, clock, args.key.as_ref())?;
     let server = SocketAddr::from(args.server);
     let start = clock.now().mono_ns;
     // Connected: only the server is heard, and that nobody listens there is told.
@@ -101,16 +182,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         .connect(server)
         .and_then(|()| socket.send(&datagram))
         .map_err(|error| Stop::Wrong(format!("{server} cannot be sent to: {error}")))?;
-
-    let until = start + if args.receipt { RECEIPT } else { REJECTION }.as_nanos() as u64;
-    let answer = wait(&socket, &clock, until, args, message)?;
-    let elapsed_us = (clock.now().mono_ns - start) / 1000;
-    print(args, message, &answer, elapsed_us);
-    match answer {
-        Answer::Reject { .. } => Err(Stop::No),
-        Answer::Nothing if args.receipt => Err(Stop::No),
-        Answer::Receipt { .. } | Answer::Nothing => Ok(()),
-    }
+    let until = start + if args.wants_receipt() { RECEIPT } else { REJECTION }.as_nanos() as u64;
+    wait(socket, clock, until, args, message)
 }
 
 fn payload(argument: &str) -> Result<Vec<u8>, Stop> {
@@ -125,13 +198,7 @@ fn payload(argument: &str) -> Result<Vec<u8>, Stop> {
     Ok(payload)
 }
 
-fn wait(
-    socket: &std::net::UdpSocket,
-    clock: &Clock,
-    until_ns: u64,
-    args: &Args,
-    id: u64,
-) -> Result<Answer, Stop> {
+fn wait(socket: &UdpSocket, clock: &Clock, until_ns: u64, args: &Args, id: u64) -> Result<Answer, Stop> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         let left = until_ns.saturating_sub(clock.now().mono_ns);
@@ -171,40 +238,52 @@ fn wait(
     }
 }
 
-fn print(args: &Args, message: u64, answer: &Answer, elapsed_us: u64) {
-    let name = |code| Reason::from_code(code).map(Reason::name);
+fn print(args: &Args, message: u64, answer: &Answer, way: &Way, elapsed_us: u64) {
     if args.json {
-        let source = match answer {
-            Answer::Receipt { from, .. } => Some(from.to_string()),
-            _ => None,
-        };
-        let (answer, reason, text) = match answer {
-            Answer::Receipt { .. } => ("receipt", None, None),
-            Answer::Reject { code, text } => ("reject", name(*code), Some(text)),
-            Answer::Nothing => ("none", None, None),
-        };
-        let message = format!("{message:016x}");
-        crate::say(&json!({
-            "message": message, "answer": answer, "source": source, "reason": reason, "text": text, "elapsed_us": elapsed_us,
-        }));
-        return;
+        return print_json(message, answer, way, elapsed_us);
     }
+    let way = match way {
+        Way::Server => String::new(),
+        Way::Direct(at) => format!(", directly from {at}"),
+        Way::NoOther(why) => format!(", through the server ({why})"),
+    };
     let elapsed_ms = elapsed_us as f64 / 1000.0;
     match answer {
-        Answer::Receipt { from, payload } if payload.is_empty() => {
-            crate::say(&format!("receipt from {from} after {elapsed_ms:.3} ms"));
-        }
         Answer::Receipt { from, payload } => {
-            let text = String::from_utf8_lossy(payload);
-            crate::say(&format!("receipt from {from} after {elapsed_ms:.3} ms: {text}"));
+            let text = crate::common::harmless(&String::from_utf8_lossy(payload));
+            let text = if text.is_empty() { text } else { format!(": {text}") };
+            crate::say(&format!("receipt from {from} after {elapsed_ms:.3} ms{way}{text}"));
         }
         Answer::Reject { code, text } => match Reason::from_code(*code) {
-            Some(reason) => crate::say(&format!("rejected: {reason}: {}", reason.text())),
-            None => crate::say(&format!("rejected: reason {code}: {text}")),
+            Some(reason) => crate::say(&format!("rejected{way}: {reason}: {}", reason.text())),
+            None => crate::say(&format!("rejected{way}: reason {code}: {}", crate::common::harmless(text))),
         },
-        Answer::Nothing if args.receipt => {
-            crate::say(&format!("no receipt from {} within {} s", args.to, RECEIPT.as_secs()));
+        Answer::Nothing if args.wants_receipt() => {
+            crate::say(&format!("no receipt from {} within {} s{way}", args.to, RECEIPT.as_secs()));
         }
         Answer::Nothing => crate::say(&"sent"),
     }
+}
+
+fn print_json(message: u64, answer: &Answer, way: &Way, elapsed_us: u64) {
+    let name = |code| Reason::from_code(code).map(Reason::name);
+    let source = match answer {
+        Answer::Receipt { from, .. } => Some(from.to_string()),
+        _ => None,
+    };
+    let (answer, reason, text) = match answer {
+        Answer::Receipt { .. } => ("receipt", None, None),
+        Answer::Reject { code, text } => ("reject", name(*code), Some(text)),
+        Answer::Nothing => ("none", None, None),
+    };
+    let (way, peer, no_direct_way) = match way {
+        Way::Server => ("server", None, None),
+        Way::Direct(at) => ("direct", Some(at.to_string()), None),
+        Way::NoOther(why) => ("server", None, Some(why)),
+    };
+    let message = format!("{message:016x}");
+    crate::say(&json!({
+        "message": message, "answer": answer, "source": source, "reason": reason, "text": text,
+        "way": way, "peer": peer, "no_direct_way": no_direct_way, "elapsed_us": elapsed_us,
+    }));
 }

@@ -3,6 +3,10 @@
 //! PeerAddress is the public address, else, within one realm, the private one. Two terminals of one
 //! realm behind one public address may find that their NAT does not turn packets round (RFC 4787,
 //! REQ-9): they get each other's private address besides, as PrivateAddress and Realm.
+//!
+//! Who asks is one of its registered terminals; or, where the request carries ListenPort, the socket that
+//! it asks from, as in REGISTER: a client may make one for each peer, and behind a NAT each has a mapping
+//! of its own. What the network shows is told to the peer then, but binds nothing: only REGISTER does.
 
 use super::answer::{Asker, datagram};
 use super::{Engine, Outbox, Outcome, Reply, Request};
@@ -10,7 +14,7 @@ use crate::id::{Endpoint, PushId};
 use crate::reason::Reason;
 use crate::table::rib::User;
 use crate::table::{Binding, Tables};
-use crate::wire::prp::{HeadBuilder, Header, Kind, Message};
+use crate::wire::prp::{HeadBuilder, Header, Kind, Message, option_type as ty};
 
 /// Where one terminal can reach the other.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +38,7 @@ impl Engine {
         if user.is_none() || other.is_none() {
             return Err(Reason::NoPeerAddress);
         }
-        let asking = self.asking_terminal(tables, request, message, user);
+        let asking = self.asking_terminal(tables, request, message, user)?;
         let wanted = message.options.device(bytes).filter(|device| *device != 0);
         let others = self.terminals(tables, other, now);
         let mut others = others.iter().filter(|terminal| wanted.is_none_or(|w| w == terminal.device));
@@ -61,16 +65,22 @@ impl Engine {
         Ok(Outcome::Answered)
     }
 
-    /// The terminal that asks: the one of the user's that is where the request came from; else the
-    /// first; of a user that is not attached, what the network shows.
+    /// The terminal that asks: the socket that the request says it listens on; else the one of the
+    /// user's terminals that is where the request came from; else the first; of a user that is not
+    /// attached, what the network shows.
     fn asking_terminal(
         &self,
         tables: &Tables,
         request: &Request<'_>,
         message: &Message,
         user: PushId,
-    ) -> Binding {
+    ) -> Result<Binding, Reason> {
         let from = request.from;
+        if message.options.has(ty::LISTEN_PORT) {
+            let shown = self.addresses(tables, request, message, user)?;
+            // No public address but the one that the network shows: the peer will write to it.
+            return Ok(Binding { nat: shown.nat.filter(|nat| nat.octets() == from.octets()), ..shown });
+        }
         let terminals = self.terminals(tables, user, request.now);
         let is_it = |terminal: &&Binding| {
             let private = terminal.private.map(Endpoint::octets);
@@ -78,17 +88,17 @@ impl Engine {
         };
         let addressed = |terminal: &&Binding| terminal.private.is_some() || terminal.nat.is_some();
         if let Some(found) = terminals.iter().find(is_it).or_else(|| terminals.iter().find(addressed)) {
-            return *found;
+            return Ok(*found);
         }
         let realm = message.options.realm(request.bytes).unwrap_or(0);
         let is_private = tables.gateway(realm, from).is_some();
-        Binding {
+        Ok(Binding {
             realm,
             private: is_private.then_some(from),
             nat: (!is_private).then_some(from),
             bearers: User::DEFAULT_BEARERS,
             ..super::store::nothing(user, 0)
-        }
+        })
     }
 }
 

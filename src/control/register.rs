@@ -145,7 +145,7 @@ impl Engine {
     }
 
     /// Where the terminal says, and shows, that it is (rulings 21 to 23, 34).
-    fn addresses(
+    pub(super) fn addresses(
         &self,
         tables: &Tables,
         request: &Request<'_>,
@@ -248,6 +248,10 @@ impl Engine {
         }
         if let Some(lent) = lent {
             head.dynamic_id(lent);
+        }
+        // So a client behind a NAT knows its mapping, and when that changes.
+        if let Some(nat) = binding.nat {
+            head.nat_address(nat);
         }
         asker.answer(tables, &mut head, &[], now, out)?;
 

@@ -128,10 +128,12 @@ fn golden(name: &str, found: &str) {
 }
 
 /// Every command and what its help must show.
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 12] = [
     "check",
     "explain",
+    "listen",
     "replay",
+    "send",
     "tables build",
     "tables check",
     "tables size",

@@ -206,9 +206,14 @@ impl Server {
     /// Starts `pushplane serve` with the folder's `pushplane.toml` inside a host, and waits until it
     /// says that it serves.
     pub(crate) fn start(net: &Net, host: &str) -> Self {
-        let log = net.folder.path().join("pushplane.log");
+        Self::start_with(net, host, "pushplane.toml")
+    }
+
+    /// As [`Server::start`], with another file of the folder.
+    pub(crate) fn start_with(net: &Net, host: &str, config: &str) -> Self {
+        let log = net.folder.path().join(config).with_extension("log");
         let mut command = net.command(host, env!("CARGO_BIN_EXE_pushplane"));
-        command.args(["serve", "--config", "pushplane.toml"]).stdin(Stdio::null());
+        command.args(["serve", "--config", config]).stdin(Stdio::null());
         let errors = File::create(&log).unwrap();
         let mut process = command.stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
 

@@ -336,6 +336,42 @@ fn private_addresses_stay_in_their_realm() {
     assert_eq!(said.refused(), Reason::NoPeerAddress);
 }
 
+/// ListenPort in the request: who asks is the socket that it comes from, with the private address that it
+/// names, and not the terminal that is registered. It learns and tells; what is bound stays as it was.
+#[test]
+fn a_socket_that_is_not_registered_can_be_introduced() {
+    let mut bench = Bench::new(ANY);
+    let inside = |port: &str| at(&format!("172.20.0.{port}"));
+    bench.ask(&register(own(100)), "203.0.113.1:1000").one(Kind::Registered);
+    let behind = register(own(101)).endpoint(ty::PRIVATE_ADDRESS, inside("2:7")).realm(4);
+    bench.ask(&behind, "203.0.113.1:2000").one(Kind::Registered);
+    let bound = bench.bound();
+
+    let here = introduce(own(100), own(101)).option(ty::LISTEN_PORT, &[0, 0]);
+    let said = bench.ask(&here, "203.0.113.1:3000");
+    assert_eq!(ways(&said.replies[0].datagram).1, Some(at("203.0.113.1:3000")));
+    let (_, peer, private) = ways(&said.replies[1].datagram);
+    assert_eq!(
+        (said.replies[1].to, peer, private),
+        (at("203.0.113.1:3000"), Some(at("203.0.113.1:2000")), None)
+    );
+
+    // Of the same private network and behind the same public address: the private ones besides.
+    let within = here.clone().endpoint(ty::PRIVATE_ADDRESS, inside("1:9")).realm(4);
+    let said = bench.ask(&within, "203.0.113.1:3000");
+    let expected = |peer: &str, private: &str| (Some(at(peer)), Some((4, inside(private))));
+    let (_, peer, private) = ways(&said.replies[0].datagram);
+    assert_eq!((peer, private), expected("203.0.113.1:3000", "1:9"));
+    let (_, peer, private) = ways(&said.replies[1].datagram);
+    assert_eq!((peer, private), expected("203.0.113.1:2000", "2:7"));
+
+    // A public address that the network does not show is told to nobody: who asks from a private one only
+    // cannot be reached from outside its realm.
+    let elsewhere = here.endpoint(ty::NAT_ADDRESS, at("198.51.100.77:53"));
+    assert_eq!(bench.ask(&elsewhere, INSIDE).refused(), Reason::NoPeerAddress);
+    assert_eq!(bench.bound(), bound);
+}
+
 fn bench_private(n: u128) -> Option<Endpoint> {
     let rib = rib();
     rib.users.iter().find(|row| row.push_id == own(n)).and_then(|row: &User| row.private)

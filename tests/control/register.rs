@@ -66,6 +66,35 @@ fn the_address_is_where_the_datagram_came_from() {
     }
 }
 
+/// A NAT that maps the terminal anew: the next REGISTER moves the binding, to what the network shows and
+/// nothing else, and says where. Nothing but REGISTER does, and an old mapping is free for its next owner.
+#[test]
+fn a_binding_follows_its_mapping() {
+    let mut bench = Bench::new(ANY);
+    let mapping = |bench: &Bench| bench.binding(own(100)).unwrap().nat;
+    let (first, second) = ("203.0.113.5:1000", "203.0.113.5:2000");
+    for (from, realm) in [(first, 0), (second, 4)] {
+        let said = bench.ask(&register(own(100)).realm(realm), from);
+        let answer = said.one(Kind::Registered);
+        assert_eq!(answer.message.options.nat_address(answer.bytes()), Some(at(from)));
+        assert_eq!((mapping(&bench), bench.bound().len()), (Some(at(from)), 1));
+    }
+    for kind in [Kind::Introduce, Kind::Group, Kind::Resolve] {
+        let request = msg(kind, own(100), own(user::NAT))
+            .option(ty::LISTEN_PORT, &[0, 0])
+            .option(ty::NAME, b"alice")
+            .option(ty::GROUP_REQUEST, &[1, 0, 0, 0]);
+        bench.ask(&request, "203.0.113.5:3000");
+        assert_eq!(mapping(&bench), Some(at(second)), "{kind:?}");
+    }
+    bench.ask(&register(own(101)), first).one(Kind::Registered);
+    assert_eq!(mapping(&bench), Some(at(second)));
+    // Inside a segment there is no mapping to tell.
+    let said = bench.ask(&register(own(100)), INSIDE);
+    let answer = said.one(Kind::Registered);
+    assert_eq!(answer.message.options.nat_address(answer.bytes()), None);
+}
+
 /// "PrivateAddress + NatAddress": both are kept in the one entry.
 #[test]
 fn private_and_public_addresses_are_kept_together() {

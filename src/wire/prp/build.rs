@@ -104,6 +104,11 @@ impl HeadBuilder {
         self.endpoint(ty::PRIVATE_ADDRESS, endpoint)
     }
 
+    /// Appends NatAddress.
+    pub fn nat_address(&mut self, endpoint: Endpoint) -> &mut Self {
+        self.endpoint(ty::NAT_ADDRESS, endpoint)
+    }
+
     /// Appends Realm.
     pub fn realm(&mut self, realm: u32) -> &mut Self {
         self.option(ty::REALM, &[&realm.to_be_bytes()])
