@@ -10,8 +10,9 @@
 //!                                                      └─► Fanout (one thread: copies for groups) ─► sockets
 //! ```
 //!
-//! A [`Shard`] is one core's loop over any port; [`Server`] runs shards over the kernel's, each on a
-//! thread of its own, and replaces their tables while they serve.
+//! A [`Shard`] is one core's loop over any port, a [`Controller`] the one writer over any disk; [`Server`] runs
+//! shards over the kernel's ports and a controller over its files, each on a thread of its own, and replaces
+//! their tables while they serve.
 
 mod admin;
 mod controller;
@@ -28,7 +29,8 @@ use std::time::Duration;
 
 use fanout::{Desk, Fanout};
 
-pub use controller::Recovered;
+pub use controller::thread::Recovered;
+pub use controller::{Compaction, Controller, Decided, Told};
 pub use shard::Shard;
 
 use crate::clock::Clock;
@@ -198,7 +200,7 @@ impl Server {
         let sockets = shared_sockets(&bound.shards[0])?.into_iter().map(|listener| listener.socket).collect();
         let fanout_reader = readers.swap_remove(cpus.len() + 1);
         let mut reader = readers.swap_remove(cpus.len());
-        let (controller, recovered) = controller::Controller::recover(
+        let (controller, recovered) = controller::thread::Seat::recover(
             &config,
             seed,
             Arc::clone(&shared),

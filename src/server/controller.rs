@@ -1,4 +1,4 @@
-//! The controller's thread: the one writer of everything that changes while the server runs.
+//! The controller: the one writer of everything that changes while the server runs.
 //!
 //! ```text
 //!  shards ─► rings ─► Engine ─► changes ─► journal: one commit a batch ─► live tables ─► replies ─► sockets
@@ -15,30 +15,29 @@
 //!
 //! A journal that failed is never written again, and an engine that counts on what was not written is not asked
 //! again: from then on every request is rejected as `overloaded`, and the server says that it is not ready.
+//!
+//! [`Controller`] has neither thread nor clock nor socket: [`thread`] gives it all three in a server, the
+//! simulator runs it on virtual time and over a disk that loses power.
 
 mod facts;
+pub(super) mod thread;
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
-use std::time::Duration;
 
-use socket2::{SockAddr, Socket};
+pub(super) use facts::Facts;
+pub use facts::Told;
 
-pub(super) use facts::{Facts, Told};
-
-use super::{IDLE, StartError, State};
-use crate::clock::{Clock, Now};
-use crate::config::Config;
-use crate::control::{self, Engine, GroupPush, Outbox, Reply, Request};
+use super::StartError;
+use crate::clock::Now;
+use crate::control::{Engine, GroupPush, Outbox, Reply, Request, Site};
 use crate::id::Endpoint;
-use crate::journal::{Finished, Journal, Options, Recovery};
+use crate::journal::{Disk, Finished, Journal, Options, Os, Recovery, Snapshot};
 use crate::metrics::Counters;
 use crate::plane::{Punt, Shared};
 use crate::reason::Reason;
-use crate::table::publish::{Guard, Reader, Watch};
 use crate::table::{Change, LiveWriter, Tables};
 use crate::wire::prp::{HeadBuilder, Header, Kind};
 
@@ -49,20 +48,8 @@ const BATCH_MAX: usize = 4096;
 /// Slots of the live tables that one request may take: a RELEASE of all devices leaves a tombstone for each.
 const ROOM_MIN: usize = 600;
 
-/// How long the controller waits at most for a shard to finish a burst: far longer than one takes.
-const BURST_NS: u64 = 200_000_000;
-
-/// What the controller found when it started.
-#[derive(Clone, Debug)]
-pub struct Recovered {
-    /// Bindings that hold again.
-    pub bindings: usize,
-    /// What the journal held.
-    pub journal: Recovery,
-}
-
 /// Who asked something.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Asked {
     header: Header,
     from: Endpoint,
@@ -70,139 +57,196 @@ struct Asked {
     key: Option<u32>,
 }
 
-/// The controller, before and while it has a thread.
-pub(super) struct Controller {
+/// The controller, over some disk. Whoever owns it calls [`Controller::decide`] when something was handed over or
+/// [`Controller::poll_timeout`] is there, waits until every burst has left that had begun by then if tables
+/// changed, hands on what [`Controller::poll_copies`] gives and sends what [`Controller::poll_transmit`] gives.
+#[derive(Debug)]
+pub struct Controller<D: Disk = Os> {
     engine: Engine,
-    /// None once it is closed.
-    journal: Option<Journal>,
+    journal: Journal<D>,
     writer: LiveWriter,
     shared: Arc<Shared>,
-    shards: Watch<Tables>,
-    /// By listener: the sockets that a shard receives on, to send from.
-    sockets: Vec<Socket>,
-    state: Arc<State>,
-    clock: Clock,
     rejects: bool,
     counters: Counters,
+    told: Told,
     /// How many each shard's ring gave.
     taken: Vec<u64>,
     out: Outbox,
     /// The requests of this batch.
     asked: Vec<Asked>,
+    /// Of batches that are durable.
+    replies: VecDeque<Reply>,
+    copies: VecDeque<GroupPush>,
     generation: u64,
-    snapshot: Option<JoinHandle<io::Result<Finished>>>,
     poisoned: bool,
+    trouble: Option<String>,
 }
 
-impl Controller {
-    /// Replays the journal into the engine and the live tables.
+/// What [`Controller::decide`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decided {
+    /// Something had been handed over.
+    pub worked: bool,
+    /// The live tables changed: a burst that began before may not have seen it.
+    pub changed: bool,
+}
+
+/// The state as of one moment, to be written as a snapshot of the journal, on any thread.
+#[derive(Debug)]
+pub struct Compaction<D: Disk = Os> {
+    snapshot: Snapshot<D>,
+    records: Vec<Vec<u8>>,
+}
+
+impl<D: Disk> Compaction<D> {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// As the disk says; the journal is unharmed.
+    pub fn write(self) -> io::Result<Finished> {
+        let Self { mut snapshot, records } = self;
+        records.iter().try_for_each(|record| snapshot.append(record))?;
+        snapshot.finish()
+    }
+}
+
+impl<D: Disk> Controller<D> {
+    /// Replays the journal in `state` into the engine and the live tables of `shared`, which nobody else
+    /// writes. [`Controller::decide`] then makes it ready.
     ///
     /// # Errors
     /// The journal cannot be had or is damaged, or holds more than the limits allow.
-    pub(super) fn recover(
-        config: &Config,
-        seed: u64,
+    pub fn recover(
+        disk: D,
+        state: &Path,
+        site: Site,
         shared: Arc<Shared>,
-        (tables, shards): (&mut Reader<Tables>, Watch<Tables>),
-        sockets: Vec<Socket>,
-        state: Arc<State>,
-        clock: Clock,
-    ) -> Result<(Self, Recovered), StartError> {
-        let site = control::Site {
-            listen: config.listen.clone(),
-            policy: config.policy,
-            limits: config.limits,
-            seed,
-        };
+    ) -> Result<(Self, Recovery), StartError> {
+        let (limits, rejects) = (site.limits, site.policy.rejects);
         let mut engine = Engine::new(site);
         let Some(mut writer) = shared.live_writer() else {
             return Err(StartError("the live tables have a writer already".to_owned()));
         };
-        let folder = config.state.join("journal");
+        let folder = state.join("journal");
         let mut fault = None;
         let replay = |record: &[u8]| match Change::from_bytes(record) {
             Some(change) => {
                 engine.restore(&change);
                 if writer.apply(&change).is_err() {
-                    fault.get_or_insert_with(|| full(config.limits.bindings));
+                    fault.get_or_insert_with(|| full(limits.bindings));
                 }
             }
             None => fault = fault.take().or_else(|| Some(unreadable(&folder))),
         };
-        let options = Options { compact_bytes_min: config.limits.journal as u64, ..Options::default() };
-        let (journal, recovery) = Journal::open(&folder, options, replay)
+        let options = Options { compact_bytes_min: limits.journal as u64, ..Options::default() };
+        let (journal, recovery) = Journal::open_on(disk, &folder, options, replay)
             .map_err(|error| StartError(format!("what terminals registered cannot be read: {error}")))?;
         if let Some(fault) = fault {
             return Err(StartError(fault));
         }
         let taken = vec![0; shared.punts().len()];
-        let mut controller = Self {
+        let controller = Self {
             engine,
-            journal: Some(journal),
+            journal,
             writer,
             shared,
-            shards,
-            sockets,
-            state,
-            clock,
-            rejects: config.policy.rejects,
+            rejects,
             counters: Counters::default(),
+            told: Told::default(),
             taken,
             out: Outbox::default(),
             asked: Vec::with_capacity(BATCH_MAX),
+            replies: VecDeque::new(),
+            copies: VecDeque::new(),
             generation: 0,
-            snapshot: None,
             poisoned: false,
+            trouble: None,
         };
-        controller.turn(tables);
-        if controller.poisoned {
-            let folder = folder.display();
-            return Err(StartError(format!("the journal {folder} cannot be written; look at the disk")));
-        }
-        let bindings = controller.writer.live().len();
-        Ok((controller, Recovered { bindings, journal: recovery }))
+        Ok((controller, recovery))
     }
 
-    /// The thread's whole life.
-    pub(super) fn run(mut self, mut tables: Reader<Tables>) -> io::Result<()> {
-        self.shared.wake_me();
-        while !self.state.shards_ended.load(Ordering::Acquire) {
-            if !self.turn(&mut tables) {
-                std::thread::park_timeout(self.pause());
-            }
-        }
-        while self.turn(&mut tables) {}
-        self.close()
-    }
-
-    /// How long there is nothing to do, unless something arrives.
-    fn pause(&self) -> Duration {
-        let due = self.engine.poll_timeout().filter(|_| !self.poisoned);
-        let left = due.map(|due| due.saturating_sub(self.clock.now().mono_ns));
-        left.map_or(IDLE, |ns| Duration::from_nanos(ns).min(IDLE))
-    }
-
-    /// Handles what is there; true when that was something.
-    fn turn(&mut self, tables: &mut Reader<Tables>) -> bool {
-        let now = self.clock.now();
-        let tables = tables.enter();
-        self.handle_new_tables(&tables, now);
-        let worked = self.handle_requests(&tables, now);
+    /// Decides what was handed over and what time brought, makes it durable and shows it to the shards.
+    pub fn decide(&mut self, tables: &Tables, now: Now) -> Decided {
+        self.handle_new_tables(tables, now);
+        let worked = self.handle_requests(tables, now);
         if !self.poisoned && self.engine.poll_timeout().is_some_and(|due| due <= now.mono_ns) {
-            self.engine.handle_timeout(&tables, now, &mut self.out);
+            self.engine.handle_timeout(tables, now, &mut self.out);
         }
-        self.settle(&tables, now);
-        self.compact();
-        self.show();
-        worked
+        Decided { worked, changed: self.settle(tables, now) }
     }
 
-    fn show(&self) {
-        self.state.controller.show(&self.counters);
-        self.state.desk.show(self.counters.punted);
-        if let Some(journal) = &self.journal {
-            self.state.journal.show(journal);
+    /// When [`Controller::decide`] has something to do without being asked, on the monotonic clock.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        self.engine.poll_timeout().filter(|_| !self.poisoned)
+    }
+
+    /// The next message for the members of a group; then it wants to know by [`Controller::handed_on`] or
+    /// [`Controller::refused`] what became of it.
+    pub fn poll_copies(&mut self) -> Option<GroupPush> {
+        self.copies.pop_front()
+    }
+
+    /// Somebody else makes the copies of a message.
+    pub fn handed_on(&mut self) {
+        self.counters.in_flight -= 1;
+        self.counters.punted += 1;
+    }
+
+    /// There is no place for a message that is to be copied.
+    pub fn refused(&mut self, push: &GroupPush, tables: &Tables, now: Now) {
+        self.counters.in_flight -= 1;
+        self.counters.drop(Reason::Overloaded);
+        let reject = push.reject(tables, Reason::Overloaded, now).filter(|_| self.rejects);
+        self.replies.extend(reject);
+    }
+
+    /// The next datagram to send, which is durable and seen by every shard; then it wants to know by
+    /// [`Controller::sent`] whether it left. REJECTs beyond the limit of an address are left out.
+    pub fn poll_transmit(&mut self, now: Now) -> Option<Reply> {
+        loop {
+            let reply = self.replies.pop_front()?;
+            if !reply.is_reject || self.shared.rejects().take(reply.to, now.mono_ns) {
+                return Some(reply);
+            }
+            self.counters.rejects_suppressed += 1;
         }
+    }
+
+    /// Counts a datagram that left, or could not.
+    pub fn sent(&mut self, reply: &Reply, has_left: bool) {
+        if has_left {
+            self.counters.tx += 1;
+            self.counters.tx_bytes += reply.datagram.len() as u64;
+            self.counters.rejects += u64::from(reply.is_reject);
+        } else {
+            self.counters.tx_failed += 1;
+        }
+    }
+
+    /// What was counted: every request taken is answered, dropped or in flight.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What became of the journal.
+    pub fn told(&self) -> Told {
+        let (segment_bytes, snapshot_bytes) = self.journal.disk_bytes();
+        Told { commits: self.journal.commits(), segment_bytes, snapshot_bytes, ..self.told }
+    }
+
+    /// How many bindings hold, those included whose validity has ended and that were not cleared yet.
+    pub fn bindings(&self) -> usize {
+        self.writer.live().len()
+    }
+
+    /// Whether the journal failed: then every request is rejected until the server is started again.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
+    /// Why the journal failed, once.
+    pub fn take_trouble(&mut self) -> Option<String> {
+        self.trouble.take()
     }
 
     fn handle_new_tables(&mut self, tables: &Tables, now: Now) {
@@ -256,59 +300,44 @@ impl Controller {
         self.engine.handle(tables, &request, &mut self.out);
     }
 
-    /// Makes durable what was decided, shows it to the shards, and only then answers.
-    fn settle(&mut self, tables: &Guard<'_, Tables>, now: Now) {
+    /// Makes durable what was decided and shows it to the shards; whether that was something.
+    fn settle(&mut self, tables: &Tables, now: Now) -> bool {
         let mut out = std::mem::take(&mut self.out);
         if self.poisoned {
-            return;
+            return false;
         }
         if let Err(why) = self.keep(&out.changes) {
             self.fail(&why, tables, now);
-            return;
-        }
-        if !out.changes.is_empty() {
-            self.await_shards(tables);
+            return false;
         }
         self.counters.answered += out.answered;
         for reason in out.dropped.drain(..) {
             self.counters.drop(reason);
         }
-        self.counters.in_flight = self.engine.live().pending as u64;
-        for push in out.copies.drain(..) {
-            self.spread(push, tables, now);
-        }
-        for reply in out.replies.drain(..) {
-            self.send(&reply, now);
-        }
+        self.copies.extend(out.copies.drain(..));
+        self.counters.in_flight = (self.engine.live().pending + self.copies.len()) as u64;
+        self.replies.extend(out.replies.drain(..));
+        let changed = !out.changes.is_empty();
         out.changes.clear();
         out.answered = 0;
         self.out = out;
         self.asked.clear();
-    }
-
-    /// Waits until every burst has left that may not have seen the live tables as they are now.
-    fn await_shards(&mut self, tables: &Guard<'_, Tables>) {
-        self.shards.begin();
-        let start = self.clock.now().mono_ns;
-        while !self.shards.have_left(tables) && self.clock.now().mono_ns - start < BURST_NS {
-            std::thread::yield_now();
-        }
+        changed
     }
 
     fn keep(&mut self, changes: &[Change]) -> Result<(), String> {
-        let Some(journal) = &mut self.journal else { return Err("the journal is closed".to_owned()) };
+        let Self { journal, writer, told, .. } = self;
         let appended = changes.iter().try_for_each(|change| journal.append(&change.to_bytes()).map(drop));
         appended.and_then(|()| journal.commit()).map_err(|error| error.to_string())?;
-        self.state.journal.add_records(changes.len());
-        changes.iter().try_for_each(|change| self.writer.apply(change)).map_err(|full| full.to_string())
+        told.records += changes.len() as u64;
+        changes.iter().try_for_each(|change| writer.apply(change)).map_err(|full| full.to_string())
     }
 
     /// Ends the engine's work for good: what it was asked in this batch, and what still waited for another server,
     /// is rejected.
     fn fail(&mut self, why: &str, tables: &Tables, now: Now) {
         self.poisoned = true;
-        self.state.poisoned.store(true, Ordering::SeqCst);
-        self.state.trouble(format!("registrations are refused until this server is started again: {why}"));
+        self.trouble = Some(format!("registrations are refused until this server is started again: {why}"));
         self.drop_the_rest();
         for asked in std::mem::take(&mut self.asked) {
             self.reject(tables, &asked, now);
@@ -337,87 +366,36 @@ impl Controller {
         let Ok(mut datagram) = head.datagram(&[]) else { return };
         let end = datagram.len();
         if key.is_none_or(|(_, key)| key.sign(&mut datagram, end)) {
-            self.send(&Reply { to: from, listener, datagram, is_reject: true }, now);
+            self.replies.push_back(Reply { to: from, listener, datagram, is_reject: true });
         }
     }
 
-    /// Hands a message for a group to the fan-out.
-    fn spread(&mut self, push: GroupPush, tables: &Tables, now: Now) {
-        match self.state.desk.push(push) {
-            None => self.counters.punted += 1,
-            Some(push) => {
-                self.counters.drop(Reason::Overloaded);
-                let reject = push.reject(tables, Reason::Overloaded, now).filter(|_| self.rejects);
-                if let Some(reject) = reject {
-                    self.send(&reject, now);
-                }
-            }
+    /// The state to write, when the journal has grown enough: then [`Controller::compacted`] wants to know.
+    ///
+    /// # Errors
+    /// As the disk says; the journal goes on without.
+    pub fn compaction(&mut self) -> io::Result<Option<Compaction<D>>> {
+        if self.poisoned || !self.journal.should_compact() {
+            return Ok(None);
         }
-    }
-
-    fn send(&mut self, reply: &Reply, now: Now) {
-        if reply.is_reject && !self.shared.rejects().take(reply.to, now.mono_ns) {
-            self.counters.rejects_suppressed += 1;
-            return;
-        }
-        let to = SockAddr::from(std::net::SocketAddr::from(reply.to));
-        let socket = self.sockets.get(usize::from(reply.listener));
-        if socket.is_some_and(|socket| socket.send_to(&reply.datagram, &to).is_ok()) {
-            self.counters.tx += 1;
-            self.counters.tx_bytes += reply.datagram.len() as u64;
-            self.counters.rejects += u64::from(reply.is_reject);
-        } else {
-            self.counters.tx_failed += 1;
-        }
-    }
-
-    /// Begins a snapshot when the journal has grown enough, and takes note of one that is finished.
-    fn compact(&mut self) {
-        let Some(journal) = self.journal.as_mut().filter(|_| !self.poisoned) else { return };
-        if let Some(job) = self.snapshot.take_if(|job| job.is_finished()) {
-            match job.join().unwrap_or_else(|_| Err(io::Error::other("its thread ended"))) {
-                Ok(finished) => {
-                    journal.finish_snapshot(finished);
-                    self.state.journal.add_snapshot();
-                }
-                Err(error) => self.state.trouble(format!("the journal could not be compacted: {error}")),
-            }
-        }
-        if self.snapshot.is_some() || !journal.should_compact() {
-            return;
-        }
-        let mut snapshot = match journal.begin_snapshot() {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                self.state.trouble(format!("the journal could not be compacted: {error}"));
-                return;
-            }
-        };
+        let snapshot = self.journal.begin_snapshot()?;
         // As the engine is now: gathered here, written elsewhere.
-        let records: Vec<Vec<u8>> = self.engine.changes().map(|change| change.to_bytes()).collect();
-        let write = move || {
-            records.iter().try_for_each(|record| snapshot.append(record))?;
-            snapshot.finish()
-        };
-        match std::thread::Builder::new().name("compact".to_owned()).spawn(write) {
-            Ok(job) => self.snapshot = Some(job),
-            Err(error) => self.state.trouble(format!("the journal could not be compacted: {error}")),
-        }
+        let records = self.engine.changes().map(|change| change.to_bytes()).collect();
+        Ok(Some(Compaction { snapshot, records }))
     }
 
-    /// What was taken is finished; what waits for other servers is given up: its asker tries again.
-    fn close(mut self) -> io::Result<()> {
+    /// A snapshot is written.
+    pub fn compacted(&mut self, finished: Finished) {
+        self.journal.finish_snapshot(finished);
+        self.told.snapshots += 1;
+    }
+
+    /// What was taken is finished; what waits for other servers is given up: its asker tries again. Returns what
+    /// was counted.
+    pub fn close(mut self) -> (Counters, io::Result<()>) {
         self.drop_the_rest();
-        self.show();
-        if let (Some(job), Some(journal)) = (self.snapshot.take(), &mut self.journal)
-            && let Ok(Ok(finished)) = job.join()
-        {
-            journal.finish_snapshot(finished);
-        }
-        match self.journal.take().filter(|_| !self.poisoned) {
-            Some(journal) => journal.close(),
-            None => Ok(()),
-        }
+        let closed = if self.poisoned { Ok(()) } else { self.journal.close() };
+        (self.counters, closed)
     }
 }
 

@@ -1,8 +1,6 @@
-//! What the controller tells of its journal and its memory, for whoever scrapes.
+//! What the controller tells of its journal, for whoever scrapes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use crate::journal::Journal;
 
 /// Written by the controller once a turn, read by anybody: each number by itself, not all of one moment.
 #[derive(Debug, Default)]
@@ -15,33 +13,27 @@ pub(in crate::server) struct Facts {
 }
 
 /// What was told last.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::server) struct Told {
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told {
     /// Commits since the start: one fdatasync each.
-    pub(in crate::server) commits: u64,
+    pub commits: u64,
     /// Changes in them.
-    pub(in crate::server) records: u64,
+    pub records: u64,
     /// Bytes of what is replayed after the snapshot.
-    pub(in crate::server) segment_bytes: u64,
-    pub(in crate::server) snapshot_bytes: u64,
+    pub segment_bytes: u64,
+    /// Bytes of the snapshot.
+    pub snapshot_bytes: u64,
     /// Snapshots finished since the start.
-    pub(in crate::server) snapshots: u64,
+    pub snapshots: u64,
 }
 
 impl Facts {
-    pub(super) fn show(&self, journal: &Journal) {
-        let (segment_bytes, snapshot_bytes) = journal.disk_bytes();
-        self.commits.store(journal.commits(), Ordering::Relaxed);
-        self.segment_bytes.store(segment_bytes, Ordering::Relaxed);
-        self.snapshot_bytes.store(snapshot_bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn add_records(&self, records: usize) {
-        self.records.fetch_add(records as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn add_snapshot(&self) {
-        self.snapshots.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn show(&self, told: &Told) {
+        self.commits.store(told.commits, Ordering::Relaxed);
+        self.records.store(told.records, Ordering::Relaxed);
+        self.segment_bytes.store(told.segment_bytes, Ordering::Relaxed);
+        self.snapshot_bytes.store(told.snapshot_bytes, Ordering::Relaxed);
+        self.snapshots.store(told.snapshots, Ordering::Relaxed);
     }
 
     pub(in crate::server) fn read(&self) -> Told {
