@@ -6,6 +6,7 @@ mod server;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use pushplane::id::PushId;
@@ -248,5 +249,55 @@ fn a_large_group() {
     assert_eq!((total("delivered"), total("copies_delivered")), (2, 2 * MEMBERS as i64));
     // What the kernel lost for want of room in this test's inbox is not the server's.
     assert!(seen.iter().all(|seen| seen.len() > 100), "{}", seen[0].len());
+    running.terminate();
+}
+
+/// The command line: a group is made, joined, listed, pushed to, left and deleted; a name is found.
+#[test]
+fn groups_and_names_by_hand() {
+    let site = Site::new("");
+    site.write("tables/names.csv", &format!("name,push_id\nalice,{}\n", one(1)));
+    let mut running = site.serve();
+    let (alice, bob) = (terminal(site.at, one(1)), terminal(site.at, one(2)));
+    let run = |line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pushplane"));
+        let output = command.args(line.split(' ')).args(["--server", &site.at.to_string()]).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_owned();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let group = |request: &str, n| {
+        run(&format!("group {request} --id {} --group {GROUP} --bind 127.64.0.{n}", one(n)))
+    };
+    let done = |said: &str| (Some(0), said.to_owned(), String::new());
+    assert_eq!(group("create", 1), done(&GROUP.to_string()));
+    assert_eq!(group("join", 2), done(&GROUP.to_string()));
+    assert_eq!(group("list", 1), done(&format!("{}\n{}", one(1), one(2))));
+    let (status, _, why) = group("delete", 2);
+    assert_eq!(status, Some(1));
+    assert!(why.starts_with("rejected: not-permitted"), "{why}");
+    assert_eq!(run(&format!("resolve alice --from {}", one(2))), done(&one(1).to_string()));
+    let (status, _, why) = run(&format!("resolve carol --from {}", one(2)));
+    assert!(status == Some(1) && why.starts_with("rejected: unknown-name"), "{why}");
+
+    // One of two members answers.
+    drop(bob);
+    let at = site.at;
+    let answers = std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        let (length, _) = alice.recv_from(&mut buffer).unwrap();
+        let Header { destination, source, message, .. } = Header::read(&buffer[..length]).unwrap();
+        let receipt = Header::new(Kind::Receipt, source, destination, message);
+        alice.send_to(&HeadBuilder::new(&receipt).datagram(&[]).unwrap(), at).unwrap();
+    });
+    assert_eq!(
+        run(&format!("send --group --receipt --app 7 --to {GROUP} hi")),
+        done(&format!("receipt from {}", one(1)))
+    );
+    answers.join().unwrap();
+    assert_eq!(group("leave", 1), done(&GROUP.to_string()));
+    assert_eq!(ask(&bind("127.64.0.2:0"), site.at, &release(one(2), 0)).kind, Kind::Released);
+    let (status, said, _) = run(&format!("send --group --app 7 --to {GROUP} hi"));
+    assert!(status == Some(1) && said.contains("not-attached"), "{said}");
+    assert_eq!(group("delete", 1), done(&GROUP.to_string()));
     running.terminate();
 }

@@ -1,15 +1,18 @@
-//! What `send` and `listen` share: a socket, a key, signing, and the way to another client.
+//! What `send`, `listen`, `group` and `resolve` share: a socket, a key, signing, answers, and the way to another
+//! client.
 
 pub(crate) mod introduction;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::str::FromStr;
+use std::time::Duration;
 
 use pushplane::clock::Clock;
-use pushplane::id::{Endpoint, ParseError};
+use pushplane::id::{Endpoint, ParseError, PushId};
+use pushplane::reason::Reason;
 use pushplane::wire::prp::auth::{Auth, MacKey};
-use pushplane::wire::prp::{HeadBuilder, Message};
+use pushplane::wire::prp::{self, HeadBuilder, Header, Kind, Message};
 
 use crate::Stop;
 
@@ -28,7 +31,7 @@ impl FromStr for GivenKey {
         let (id, value) = text.split_once('=').ok_or_else(wrong)?;
         let id = id.parse().map_err(|_| wrong())?;
         // A key is written as a Push ID is: 128 bits.
-        let value: pushplane::id::PushId = value.parse().map_err(|_| wrong())?;
+        let value: PushId = value.parse().map_err(|_| wrong())?;
         Ok(Self { id, key: MacKey::new(value.to_bytes()) })
     }
 }
@@ -92,4 +95,70 @@ pub(crate) fn own_address(socket: &UdpSocket, server: Endpoint) -> Result<Endpoi
 pub(crate) fn is_silence(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, Interrupted, TimedOut, WouldBlock};
     matches!(error.kind(), WouldBlock | TimedOut | Interrupted | ConnectionRefused)
+}
+
+/// What is waited for: answers to one message.
+pub(crate) struct Asked<'a> {
+    /// The server that was asked.
+    pub(crate) server: Endpoint,
+    /// Who asked: the source of a PUSH or RESOLVE, the destination of what is asked for oneself.
+    pub(crate) by: PushId,
+    pub(crate) message: u64,
+    /// What the answer must be signed with.
+    pub(crate) key: Option<&'a GivenKey>,
+}
+
+impl Asked<'_> {
+    /// Sends the message to the server. From now on only the server is heard, and that nobody listens there is told.
+    pub(crate) fn send(&self, socket: &UdpSocket, datagram: &[u8]) -> Result<(), Stop> {
+        let server = SocketAddr::from(self.server);
+        socket
+            .connect(server)
+            .and_then(|()| socket.send(datagram))
+            .map(drop)
+            .map_err(|error| Stop::Wrong(format!("{server} cannot be sent to: {error}")))
+    }
+
+    /// The next answer until then; none: there was none.
+    pub(crate) fn answer(
+        &self,
+        socket: &UdpSocket,
+        clock: &Clock,
+        until_ns: u64,
+    ) -> Result<Option<(Message, Vec<u8>)>, Stop> {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let left = until_ns.saturating_sub(clock.now().mono_ns);
+            if left == 0 {
+                return Ok(None);
+            }
+            let wrong = |error| Stop::Wrong(format!("the socket cannot be read: {error}"));
+            socket.set_read_timeout(Some(Duration::from_nanos(left.max(1_000_000)))).map_err(wrong)?;
+            let bytes = match socket.recv(&mut buffer) {
+                Ok(length) => &buffer[..length],
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    let at = self.server;
+                    return Err(Stop::Failed(format!("nobody listens at {at}: start the server there")));
+                }
+                Err(error) if is_silence(&error) => continue,
+                Err(error) => return Err(wrong(error)),
+            };
+            let Ok(message) = prp::parse(bytes) else { continue };
+            let Header { source, destination, message: id, .. } = message.header;
+            // RESOLVED has in its destination whom it found.
+            let about = destination == self.by || source == self.by || message.kind == Kind::Resolved;
+            let is_ours = id == self.message && about;
+            if is_ours && message.kind.is_answer() && is_believed(&message, bytes, self.key) {
+                return Ok(Some((message, bytes.to_vec())));
+            }
+        }
+    }
+}
+
+/// A REJECT for people.
+pub(crate) fn told(code: u16, text: &str) -> String {
+    match Reason::from_code(code) {
+        Some(reason) => format!("{reason}: {}", reason.text()),
+        None => format!("reason {code}: {}", crate::common::harmless(text)),
+    }
 }

@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod common;
 mod explain;
+mod group;
 mod lab;
 mod listen;
 mod outcome;
@@ -37,6 +38,8 @@ enum Command {
     Explain(explain::Args),
     Send(send::Args),
     Listen(listen::Args),
+    Group(group::Group),
+    Resolve(group::Resolve),
     Replay(replay::Args),
     #[command(subcommand)]
     Bench(bench::Command),
@@ -83,6 +86,8 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Listen(args) => listen::run(&args),
+        Command::Group(args) => group::run(&args),
+        Command::Resolve(args) => group::resolve(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Bench(command) => bench::run(&command),
         Command::Lab(args) => lab::run(&args),

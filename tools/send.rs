@@ -1,19 +1,20 @@
 //! `pushplane send`: push one message.
 
 mod direct;
+mod group;
 
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use pushplane::clock::Clock;
 use pushplane::id::{Endpoint, PushId};
 use pushplane::reason::Reason;
-use pushplane::wire::prp::{self, HeadBuilder, Header, Kind, flag};
+use pushplane::wire::prp::{HeadBuilder, Header, Kind, Message, flag};
 use serde_json::json;
 
 use crate::Stop;
-use crate::client::{self, GivenKey};
+use crate::client::{self, Asked, GivenKey};
 
 /// Push one message and print the receipt or the rejection.
 ///
@@ -58,6 +59,9 @@ pub(crate) struct Args {
     /// The private address space that this host's address belongs to.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "private")]
     realm: u32,
+    /// --to is a group: a copy for each of its members but --from; with --receipt every answer is shown.
+    #[arg(long, conflicts_with = "introduce")]
+    group: bool,
     /// One of the user's terminals; all of them without it.
     #[arg(long, value_name = "1-255")]
     device: Option<u8>,
@@ -115,6 +119,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     let message = crate::chance();
     let socket = client::socket(args.server, args.bind, 0)?;
     let start = clock.now().mono_ns;
+    if args.group {
+        return group::push(&socket, args, &clock, message, &payload);
+    }
     let (answer, way) = if args.introduce {
         // No key: the peer shares none with us.
         let datagram = datagram(args, message, &payload, &clock, None)?;
@@ -152,7 +159,8 @@ fn datagram(
     clock: &Clock,
     key: Option<&GivenKey>,
 ) -> Result<Vec<u8>, Stop> {
-    let flags = if args.wants_receipt() { flag::RECEIPT } else { 0 };
+    let receipt = if args.wants_receipt() { flag::RECEIPT } else { 0 };
+    let flags = receipt | if args.group { flag::GROUP } else { 0 };
     let header = Header { app: args.app, flags, ..Header::new(Kind::Push, args.to, args.from, message) };
     let mut head = HeadBuilder::new(&header);
     if let Some(device) = args.device {
@@ -174,16 +182,28 @@ fn through_server(
     message: u64,
     payload: &[u8],
 ) -> Result<Answer, Stop> {
-    let datagram = datagram(args, message, payload, clock, args.key.as_ref())?;
-    let server = SocketAddr::from(args.server);
-    let start = clock.now().mono_ns;
-    // Connected: only the server is heard, and that nobody listens there is told.
-    socket
-        .connect(server)
-        .and_then(|()| socket.send(&datagram))
-        .map_err(|error| Stop::Wrong(format!("{server} cannot be sent to: {error}")))?;
-    let until = start + if args.wants_receipt() { RECEIPT } else { REJECTION }.as_nanos() as u64;
-    wait(socket, clock, until, args, message)
+    let asked = ask(socket, args, clock, message, payload)?;
+    let wait = if args.wants_receipt() { RECEIPT } else { REJECTION };
+    let until = clock.now().mono_ns + wait.as_nanos() as u64;
+    while let Some((message, bytes)) = asked.answer(socket, clock, until)? {
+        if let Some(answer) = read(&message, &bytes) {
+            return Ok(answer);
+        }
+    }
+    Ok(Answer::Nothing)
+}
+
+fn ask<'a>(
+    socket: &UdpSocket,
+    args: &'a Args,
+    clock: &Clock,
+    message: u64,
+    payload: &[u8],
+) -> Result<Asked<'a>, Stop> {
+    let key = args.key.as_ref();
+    let asked = Asked { server: args.server, by: args.from, message, key };
+    asked.send(socket, &datagram(args, message, payload, clock, key)?)?;
+    Ok(asked)
 }
 
 fn payload(argument: &str) -> Result<Vec<u8>, Stop> {
@@ -198,43 +218,18 @@ fn payload(argument: &str) -> Result<Vec<u8>, Stop> {
     Ok(payload)
 }
 
-fn wait(socket: &UdpSocket, clock: &Clock, until_ns: u64, args: &Args, id: u64) -> Result<Answer, Stop> {
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let left = until_ns.saturating_sub(clock.now().mono_ns);
-        if left == 0 {
-            return Ok(Answer::Nothing);
+/// What an answer says.
+fn read(message: &Message, bytes: &[u8]) -> Option<Answer> {
+    match message.kind {
+        Kind::Receipt => {
+            let payload = message.payload(bytes).to_vec();
+            Some(Answer::Receipt { from: message.header.source, payload })
         }
-        let wrong = |error| Stop::Wrong(format!("the socket cannot be read: {error}"));
-        socket.set_read_timeout(Some(Duration::from_nanos(left.max(1_000_000)))).map_err(wrong)?;
-        let bytes = match socket.recv(&mut buffer) {
-            Ok(length) => &buffer[..length],
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                return Err(Stop::Failed(format!(
-                    "nobody listens at {}: start the server there",
-                    args.server
-                )));
-            }
-            Err(error) if client::is_silence(&error) => continue,
-            Err(error) => return Err(wrong(error)),
-        };
-        let Ok(message) = prp::parse(bytes) else { continue };
-        let header = message.header;
-        let is_ours = (header.destination, header.message) == (args.from, id);
-        if !is_ours || !client::is_believed(&message, bytes, args.key.as_ref()) {
-            continue;
+        Kind::Reject => {
+            let (code, text) = message.options.reason(bytes).unwrap_or_default();
+            Some(Answer::Reject { code, text: text.to_owned() })
         }
-        match message.kind {
-            Kind::Receipt => {
-                let payload = message.payload(bytes).to_vec();
-                return Ok(Answer::Receipt { from: header.source, payload });
-            }
-            Kind::Reject => {
-                let (code, text) = message.options.reason(bytes).unwrap_or_default();
-                return Ok(Answer::Reject { code, text: text.to_owned() });
-            }
-            _ => {}
-        }
+        _ => None,
     }
 }
 
@@ -254,10 +249,9 @@ fn print(args: &Args, message: u64, answer: &Answer, way: &Way, elapsed_us: u64)
             let text = if text.is_empty() { text } else { format!(": {text}") };
             crate::say(&format!("receipt from {from} after {elapsed_ms:.3} ms{way}{text}"));
         }
-        Answer::Reject { code, text } => match Reason::from_code(*code) {
-            Some(reason) => crate::say(&format!("rejected{way}: {reason}: {}", reason.text())),
-            None => crate::say(&format!("rejected{way}: reason {code}: {}", crate::common::harmless(text))),
-        },
+        Answer::Reject { code, text } => {
+            crate::say(&format!("rejected{way}: {}", client::told(*code, text)));
+        }
         Answer::Nothing if args.wants_receipt() => {
             crate::say(&format!("no receipt from {} within {} s{way}", args.to, RECEIPT.as_secs()));
         }
