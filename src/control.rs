@@ -260,6 +260,13 @@ impl Engine {
         }
     }
 
+    /// The server ends: who waits for the answer of another server is told to ask again.
+    pub fn give_up(&mut self, tables: &Tables, now: Now, out: &mut Outbox) {
+        for asker in self.relays.drop_all_pending() {
+            self.refuse(tables, &asker, Reason::Overloaded, now, out);
+        }
+    }
+
     /// What a change makes of the state; the place of the entry that it made or changed.
     fn apply(&mut self, change: &Change) -> Option<u32> {
         match *change {

@@ -221,6 +221,28 @@ fn roaming_between_two_servers() {
     at_away.terminate();
 }
 
+/// Who waits for another server when this one is stopped is told so.
+#[test]
+fn who_still_waits_at_the_end_is_told() {
+    // Nobody answers at the home server's address.
+    let silent = bind("127.0.0.1:0");
+    let at = bind("127.0.0.1:0").local_addr().unwrap();
+    let servers = [("away", "1", at), ("home", "0", silent.local_addr().unwrap())];
+    let site = Site::one_of("away", at, &servers, "");
+    let mut running = site.serve();
+    let terminal = bind("127.64.0.11:0");
+    let request = register(GUEST, &[]);
+    terminal.send_to(&request, site.at).unwrap();
+    silent.recv_from(&mut [0; 2048]).expect("the home server is asked");
+    running.terminate();
+    let mut buffer = [0; 2048];
+    let (length, _) = terminal.recv_from(&mut buffer).expect("an answer");
+    let answer = prp::parse(&buffer[..length]).unwrap();
+    assert_eq!(answer.header.message, Header::read(&request).unwrap().message);
+    let code = answer.options.reason(&buffer[..length]).map(|(code, _)| code);
+    assert_eq!((answer.kind, code), (Kind::Reject, Some(Reason::Overloaded.code())));
+}
+
 #[test]
 fn a_client_registers_by_itself_and_releases() {
     let site = Site::new("");

@@ -68,6 +68,14 @@ impl Relay {
         let give_up = tick_after(now, give_up_ms);
         Self { task, to, user, device, validity_s, attempts: 0, give_up, timer: None }
     }
+
+    /// Who waits for it.
+    fn asker(self) -> Option<Asker> {
+        match self.task {
+            Task::Register(registration) => Some(registration.asker),
+            _ => None,
+        }
+    }
 }
 
 /// A visitor with a validity that is to be renewed at home.
@@ -231,11 +239,14 @@ impl Relays {
         let is_meant = |relay: &Relay| {
             matches!(relay.task, Task::Register(_)) && device.is_none_or(|device| device == relay.device)
         };
-        let asker = |relay: Relay| match relay.task {
-            Task::Register(registration) => Some(registration.asker),
-            _ => None,
-        };
-        self.take_if(user, is_meant).into_iter().filter_map(asker).collect()
+        self.take_if(user, is_meant).into_iter().filter_map(Relay::asker).collect()
+    }
+
+    /// Ends every registration that a client waits for; who waits.
+    pub(super) fn drop_all_pending(&mut self) -> Vec<Asker> {
+        let waits = |(id, relay): (&u64, &Relay)| matches!(relay.task, Task::Register(_)).then_some(*id);
+        let ids: Vec<u64> = self.relays.iter().filter_map(waits).collect();
+        ids.into_iter().filter_map(|id| self.take(id)?.asker()).collect()
     }
 
     /// A terminal is registered anew at `to`, or from there: nothing sent there before about it may

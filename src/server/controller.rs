@@ -390,8 +390,15 @@ impl<D: Disk> Controller<D> {
         self.told.snapshots += 1;
     }
 
-    /// What was taken is finished; what waits for other servers is given up: its asker tries again. Returns what
-    /// was counted.
+    /// The server ends: what waits for other servers is given up, and who waits for it is told.
+    pub fn give_up(&mut self, tables: &Tables, now: Now) {
+        if !self.poisoned {
+            self.engine.give_up(tables, now, &mut self.out);
+            self.settle(tables, now);
+        }
+    }
+
+    /// Ends it; returns what was counted.
     pub fn close(mut self) -> (Counters, io::Result<()>) {
         self.drop_the_rest();
         let closed = if self.poisoned { Ok(()) } else { self.journal.close() };

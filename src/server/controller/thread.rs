@@ -79,6 +79,9 @@ impl Seat {
             }
         }
         while self.turn(&mut tables) {}
+        let now = self.clock.now();
+        self.controller.give_up(&tables.enter(), now);
+        self.answer(now);
         self.close()
     }
 
