@@ -2,7 +2,7 @@
 //!
 //! | layer | what it does | what it holds in memory |
 //! |---|---|---|
-//! | [`Reader`] | file → frames → UDP datagrams, fragments put together | one buffer of 256 KiB, grown to the longest block, at most [`MAX_BLOCK_BYTES`]; fragments, at most 32 MiB |
+//! | [`Reader`] | file, perhaps compressed → frames → UDP datagrams, fragments put together | one buffer of 256 KiB, grown to the longest block, at most [`MAX_BLOCK_BYTES`]; fragments, at most 32 MiB; a window of gzip or zstd |
 //! | [`tunnel::Tunnels`] | a datagram that is GTP-U or VXLAN → what is inside | fragments of inner packets, at most 32 MiB |
 //! | [`push::Pushes`] | a downlink datagram → a PRP PUSH to the user who owns its destination | one datagram |
 //! | [`learn::learn`] | whole captures → source tables | one entry for each terminal and tunnel found |
@@ -14,12 +14,14 @@
 //!
 //! Nothing is dropped without being counted: [`Counts`] has one counter for each way in which a
 //! frame can end, and their sum is the number of frames. A file that is damaged is used up to the
-//! damage, or beyond it where the next block can be found; [`Damage`] names the place.
+//! damage and on from the next place where a frame surely starts; [`Damage`] names the place, and
+//! [`Backwards`] where times run backwards.
 
 mod file;
 mod fragment;
 pub mod learn;
 mod link;
+mod packed;
 mod packet;
 pub mod push;
 mod reader;
@@ -27,7 +29,7 @@ pub mod tunnel;
 mod writer;
 
 pub use file::{CaptureError, Damage, MAX_BLOCK_BYTES};
-pub use reader::{Counts, Reader};
+pub use reader::{Backwards, Counts, Reader};
 pub use writer::CaptureWriter;
 
 use crate::id::Endpoint;

@@ -7,8 +7,12 @@
 //! - users: the End User Address and IMSI of Create PDP Context (`tshark -O gtp`), else the inner
 //!   addresses by hand, by the rules of `capture::learn`.
 
+#[path = "common/counting.rs"]
+mod counting;
+
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use pushplane::capture::learn::{LearnOptions, Report, learn, write_sources};
@@ -445,6 +449,93 @@ fn a_capture_cut_anywhere_is_used_up_to_the_cut() {
             }
         }
         assert!(last >= 7 && cuts > bytes.len() * 9 / 10, "{file}: {last} {cuts}");
+    }
+}
+
+/// What a capture holds, to its end.
+fn everything(bytes: &[u8]) -> (Vec<u8>, Counts, Vec<String>) {
+    let mut reader = Reader::new(bytes).unwrap();
+    let mut payloads = Vec::new();
+    while let Some(datagram) = reader.next_datagram() {
+        payloads.extend(datagram.time_ns.to_le_bytes());
+        payloads.extend(datagram.payload);
+    }
+    let damage = reader.damage().0.iter().map(|damage| damage.what.clone()).collect();
+    (payloads, *reader.counts(), damage)
+}
+
+/// A capture of so many datagrams, made while it is read: a user's and others' in turn, inside GTP-U
+/// and plain.
+struct Endless {
+    frames: Vec<u8>,
+    rounds: u64,
+    at: usize,
+}
+
+impl Endless {
+    const A_ROUND: u64 = 8;
+
+    fn of(rounds: u64) -> impl Read {
+        let bytes = fs::read(captures().join("live-osmo-ggsn-sgsnemu-push.pcap")).unwrap();
+        let (header, frames) = bytes.split_at(24);
+        let (header, frames) = (header.to_vec(), frames.to_vec());
+        std::io::Cursor::new(header).chain(Self { frames, rounds, at: 0 })
+    }
+}
+
+impl Read for Endless {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.at == self.frames.len() {
+            (self.at, self.rounds) = (0, self.rounds - 1);
+        }
+        if self.rounds == 0 {
+            return Ok(0);
+        }
+        let len = buffer.len().min(self.frames.len() - self.at);
+        buffer[..len].copy_from_slice(&self.frames[self.at..self.at + len]);
+        self.at += len;
+        Ok(len)
+    }
+}
+
+/// However long a capture is, reading it and making pushes of it takes the memory that it took at first.
+#[test]
+fn a_long_capture_takes_no_more_memory_than_a_short_one() {
+    const ROUNDS: u64 = 50_000;
+    let (rib, _) = learned("live-osmo-ggsn-sgsnemu-push.pcap");
+    let owners = Owners::new(&rib);
+    let mut pushes =
+        pushes(Reader::new(Endless::of(ROUNDS)).unwrap(), PushOptions::default(), |ip, layer| {
+            owners.owner(ip, layer)
+        });
+    for _ in 0..100 {
+        assert!(pushes.next_push().is_some());
+    }
+    let before = counting::allocations();
+    while pushes.next_push().is_some() {}
+    assert_eq!(counting::allocations() - before, 0);
+    assert_eq!(pushes.reader().counts().datagrams, ROUNDS * Endless::A_ROUND);
+    assert_eq!(pushes.counts().pushes, ROUNDS);
+    assert_eq!(pushes.reader().counts().backwards, ROUNDS - 1);
+}
+
+#[test]
+fn compressed_captures_are_read_like_others() {
+    use std::io::Write;
+    for golden in GOLDEN {
+        let bytes = fs::read(captures().join(golden.file)).unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(&bytes).unwrap();
+        let zstd = ruzstd::encoding::compress_to_vec(&bytes[..], ruzstd::encoding::CompressionLevel::Fastest);
+        let plain = everything(&bytes);
+        for packed in [gzip.finish().unwrap(), zstd] {
+            assert!(everything(&packed) == plain, "{}", golden.file);
+            // Without its end, what was unpacked before is used, and the fault is named.
+            let Ok(mut reader) = Reader::new(&packed[..packed.len() - 6]) else { continue };
+            while reader.next_datagram().is_some() {}
+            assert!(reader.counts().frames <= plain.1.frames);
+            assert!(reader.damage().0[0].what.starts_with("reading failed: "), "{}", golden.file);
+        }
     }
 }
 

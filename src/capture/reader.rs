@@ -43,11 +43,21 @@ pub struct Counts {
     pub without_time: u64,
 }
 
-/// Reads the UDP datagrams of a capture, pcap or pcapng.
+/// How a capture's times run backwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Backwards {
+    /// The first frame that is before the one before it.
+    pub first_frame: u64,
+    /// The longest step back, nanoseconds.
+    pub longest_ns: u64,
+}
+
+/// Reads the UDP datagrams of a capture, pcap or pcapng, as it is or compressed by gzip or zstd.
 pub struct Reader<R> {
     frames: Frames<R>,
     fragments: Fragments,
     counts: Counts,
+    backwards: Option<Backwards>,
     time_ns: u64,
     finished: bool,
 }
@@ -78,6 +88,7 @@ impl<R: Read> Reader<R> {
             frames: Frames::new(input)?,
             fragments: Fragments::default(),
             counts: Counts::default(),
+            backwards: None,
             time_ns: 0,
             finished: false,
         })
@@ -97,10 +108,7 @@ impl<R: Read> Reader<R> {
             };
             self.counts.frames += 1;
             match frame.time_ns {
-                Some(time_ns) => {
-                    self.counts.backwards += u64::from(time_ns < self.time_ns);
-                    self.time_ns = time_ns;
-                }
+                Some(time_ns) => self.clock(time_ns),
                 None => self.counts.without_time += 1,
             }
             let Some(link) = frame.link else {
@@ -119,9 +127,25 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// Takes a frame's time.
+    fn clock(&mut self, time_ns: u64) {
+        if time_ns < self.time_ns {
+            self.counts.backwards += 1;
+            let first = Backwards { first_frame: self.counts.frames, longest_ns: 0 };
+            let backwards = self.backwards.get_or_insert(first);
+            backwards.longest_ns = backwards.longest_ns.max(self.time_ns - time_ns);
+        }
+        self.time_ns = time_ns;
+    }
+
     /// What became of the frames read so far. `incomplete` is known at the end.
     pub const fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// Where and how far the times run backwards, if they do; [`Counts::backwards`] says how often.
+    pub const fn backwards(&self) -> Option<Backwards> {
+        self.backwards
     }
 
     /// The first places where the file is damaged, and how many there are.

@@ -245,24 +245,92 @@ fn pcapng_in_both_orders_with_other_clocks_and_old_blocks() {
 #[test]
 fn absurd_lengths_and_other_files_are_named() {
     let packet = ip_packet(FROM, TO, b"hello");
-    let mut file = pcap(101, false, &[packet.clone(), packet]);
+    let mut file = pcap(101, false, &[packet.clone(), packet.clone(), packet.clone(), packet]);
     let second = 24 + 16 + 33;
     file[second + 8..second + 12].copy_from_slice(&u32::MAX.to_le_bytes());
     let mut reader = Reader::new(&file[..]).unwrap();
-    assert!(reader.next_datagram().is_some() && reader.next_datagram().is_none());
+    assert_eq!(std::iter::from_fn(|| reader.next_datagram().map(|found| found.time_ns)).count(), 3);
     let (damage, _) = reader.damage();
     assert_eq!(
         damage[0].to_string(),
         format!(
-            "byte {second}, after frame 1: a frame of 4294967295 bytes, expected at most 262144; the rest of the file \
-             is left out"
+            "byte {second}, after frame 1: a frame of 4294967295 bytes, expected at most 262144; 49 bytes are left \
+             out"
         )
     );
+    file.truncate(second + 16);
+    let mut reader = Reader::new(&file[..]).unwrap();
+    assert!(reader.next_datagram().is_some() && reader.next_datagram().is_none());
+    assert!(reader.damage().0[0].what.ends_with("the rest of the file is left out"));
     let error = |bytes: &[u8]| Reader::new(bytes).map(|_| ()).unwrap_err().to_string();
     assert_eq!(error(&[]), "expected a pcap or pcapng file, found an empty file");
-    assert!(error(&[0x1F, 0x8B, 8, 0]).contains("unpack it first"));
+    assert!(error(b"BZh91AY&SY").contains("unpack it first"));
+    assert!(error(&[0x1F, 0x8B, 8, 0]).contains("cannot be read"));
     assert!(error(b"push_id,device,realm,private\n").contains("starts with [70, 75, 73, 68]"));
     assert!(error(&0xA1B2_C3D4u32.to_le_bytes()).contains("4 bytes"));
+}
+
+#[test]
+fn times_that_run_backwards_are_named() {
+    let packet = ip_packet(FROM, TO, b"hello");
+    let mut file = pcap(101, false, &vec![packet; 5]);
+    // The seconds of the third and the fourth frame.
+    for (frame, seconds) in [(2, 400), (3, 1_003u32)] {
+        let at = 24 + frame * (16 + 33);
+        file[at..at + 4].copy_from_slice(&seconds.to_le_bytes());
+    }
+    let mut reader = Reader::new(&file[..]).unwrap();
+    let mut found = 0;
+    while reader.next_datagram().is_some() {
+        found += 1;
+    }
+    assert_eq!((found, reader.counts().backwards, reader.damage().1), (5, 1, 0));
+    assert_eq!(reader.backwards(), Some(Backwards { first_frame: 3, longest_ns: 601_000_000_000 }));
+}
+
+/// A file of frames that differ in length, and where each of them starts in it.
+fn numbered(pcapng: bool, lengths: &[u8]) -> (Vec<u8>, Vec<usize>) {
+    let frame = |(number, length): (usize, &u8)| {
+        let text = format!("{number:08}{}", "\u{AB}".repeat((*length).into()));
+        ip_packet(FROM, TO, text.as_bytes())
+    };
+    let frames: Vec<Vec<u8>> = lengths.iter().enumerate().map(frame).collect();
+    let mut starts = Vec::new();
+    if !pcapng {
+        let mut at = 24;
+        for frame in &frames {
+            starts.push(at);
+            at += 16 + frame.len();
+        }
+        let mut file = pcap(101, false, &frames);
+        for start in &starts {
+            file[*start..start + 4].copy_from_slice(&1_700_000_000u32.to_le_bytes());
+        }
+        return (file, starts);
+    }
+    let section = [&0x1A2B_3C4Du32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xFF; 8]].concat();
+    let mut file =
+        [block(0x0A0D_0D0A, false, &section), block(1, false, &[101, 0, 0, 0, 0, 0, 0, 0])].concat();
+    for frame in frames {
+        starts.push(file.len());
+        let len = (frame.len() as u32).to_le_bytes();
+        let mut body = [&[0; 12][..], &len, &len, &frame].concat();
+        body.resize(body.len().next_multiple_of(4), 0);
+        file.extend(block(6, false, &body));
+    }
+    (file, starts)
+}
+
+/// The numbers of the datagrams that a file of [`numbered`] ones still holds.
+fn numbers(file: &[u8]) -> (Vec<usize>, u64) {
+    let mut reader = Reader::new(file).unwrap();
+    let mut found = Vec::new();
+    while let Some(datagram) = reader.next_datagram() {
+        // What was written over has no number.
+        let text = datagram.payload.get(..8).and_then(|text| std::str::from_utf8(text).ok());
+        found.extend(text.and_then(|text| text.parse::<usize>().ok()));
+    }
+    (found, reader.damage().1)
 }
 
 /// A reader that gives one byte at a time, and fails at the end.
@@ -404,5 +472,41 @@ proptest! {
         }
         prop_assert_eq!(found, expected);
         prop_assert_eq!(reader.counts().datagrams, reader.counts().frames);
+    }
+
+    /// Whatever is missing or written over, everything before it and everything behind it is read.
+    #[test]
+    fn damage_costs_only_what_is_damaged(
+        pcapng: bool,
+        over: bool,
+        lengths in prop::collection::vec(any::<u8>(), 12..30),
+        from in any::<prop::sample::Index>(),
+        len in 1usize..700,
+    ) {
+        let (whole, starts) = numbered(pcapng, &lengths);
+        prop_assert_eq!(numbers(&whole), ((0..lengths.len()).collect(), 0));
+        let from = starts[0] + from.index(whole.len() - starts[0]);
+        let to = (from + len).min(whole.len());
+        let mut damaged = whole.clone();
+        if over {
+            damaged[from..to].fill(0xAB);
+        } else {
+            damaged.drain(from..to);
+        }
+        let end = |number: usize| starts.get(number + 1).copied().unwrap_or(whole.len());
+        // A frame whose missing bytes are made up for exactly by those of whole others cannot be told from one.
+        let cut = starts.partition_point(|start| *start <= from) - 1;
+        let joined = end(cut) + to - from;
+        prop_assume!(over || !(starts.contains(&joined) || joined == whole.len()));
+        let (found, _) = numbers(&damaged);
+        let mut rest = found.iter();
+        for number in 0..lengths.len() {
+            // The end of the one before may look like the bytes that are missing.
+            let touched = end(number) >= from && starts[number] < to;
+            prop_assert!(
+                touched || rest.any(|found| *found == number),
+                "{} of {:?}, {}..{}: {:?}", number, starts, from, to, found
+            );
+        }
     }
 }
