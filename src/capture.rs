@@ -6,7 +6,7 @@
 //! | [`tunnel::Tunnels`] | a datagram that is GTP-U or VXLAN → what is inside | fragments of inner packets, at most 32 MiB |
 //! | [`push::Pushes`] | a downlink datagram → a PRP PUSH to the user who owns its destination | one datagram |
 //! | [`learn::learn`] | whole captures → source tables | one entry for each terminal and tunnel found |
-//! | [`CaptureWriter`] | datagrams → pcap | one frame |
+//! | [`CaptureWriter`], [`CommentedWriter`] | datagrams → pcap, or pcapng with comments | one frame |
 //!
 //! Files are read once, from front to back, from anything that is [`std::io::Read`]; a file of any
 //! length takes the same memory. Reading a datagram costs one copy from the file into the buffer and
@@ -23,6 +23,7 @@ pub mod learn;
 mod link;
 mod packed;
 mod packet;
+mod payload;
 pub mod push;
 mod reader;
 pub mod tunnel;
@@ -30,7 +31,7 @@ mod writer;
 
 pub use file::{CaptureError, Damage, MAX_BLOCK_BYTES};
 pub use reader::{Backwards, Counts, Reader};
-pub use writer::CaptureWriter;
+pub use writer::{CaptureWriter, CommentedWriter};
 
 use crate::id::Endpoint;
 

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::net::IpAddr;
 
+use super::payload::Payload;
 use super::tunnel::{self, Found, Layer, TunnelCounts, Tunnels};
 use super::{Datagram, Reader};
 use crate::id::{Endpoint, PushId};
 use crate::table::Rib;
+use crate::wire::prp::{HEADER_BYTES, HeadBuilder, Header, Kind, flag};
 
-/// Length of a PRP header without options (PROTOCOL.md).
-const HEADER_BYTES: usize = 48;
 /// The longest UDP payload.
 const MAX_PAYLOAD: usize = 65_507;
 
@@ -25,11 +25,19 @@ pub struct PushOptions {
     pub tunnels: tunnel::Options,
     /// Message identifier of the first push; each next one is one higher.
     pub first_message_id: u64,
+    /// A RECEIPT is wanted for each push.
+    pub receipts: bool,
 }
 
 impl Default for PushOptions {
     fn default() -> Self {
-        Self { app: 1, prp_port: 17_400, tunnels: tunnel::Options::default(), first_message_id: 1 }
+        Self {
+            app: 1,
+            prp_port: 17_400,
+            tunnels: tunnel::Options::default(),
+            first_message_id: 1,
+            receipts: false,
+        }
     }
 }
 
@@ -66,6 +74,10 @@ pub struct PushCounts {
     pub unowned: u64,
     /// To a user, but too long to carry a PRP header too.
     pub too_long: u64,
+    /// Of `pushes`, those of a SIP MESSAGE: their ContentType is `message/sip`.
+    pub sip_messages: u64,
+    /// Of `pushes`, those of a WAP push: their ContentType is that of its content.
+    pub wap_pushes: u64,
 }
 
 /// Reads a capture as pushes. `owner` says who owns an address, given also the tunnel next to the
@@ -77,6 +89,7 @@ pub struct Pushes<R, F> {
     owner: F,
     counts: PushCounts,
     message_id: u64,
+    head: HeadBuilder,
     out: Vec<u8>,
 }
 
@@ -93,6 +106,7 @@ where
         owner,
         counts: PushCounts::default(),
         message_id: options.first_message_id,
+        head: HeadBuilder::new(&Header::new(Kind::Push, PushId::NONE, PushId::NONE, 0)),
         out: Vec::with_capacity(2048),
     }
 }
@@ -123,13 +137,21 @@ where
             if as_it_is {
                 self.counts.prp += 1;
             } else if let Some(user) = (self.owner)(to.ip(), layer.as_ref()) {
-                if payload.len() > MAX_PAYLOAD - HEADER_BYTES {
+                let head = push_head(&mut self.head, &self.options, user, self.message_id);
+                let content = Payload::of(payload, to.port());
+                if let Some(media_type) = content.media_type() {
+                    head.content_type(media_type);
+                }
+                let Some(head) = head.finish().ok().filter(|head| head.len() + payload.len() <= MAX_PAYLOAD)
+                else {
                     self.counts.too_long += 1;
                     continue;
-                }
-                self.out.extend_from_slice(&push_header(self.options.app, user, self.message_id));
+                };
+                self.out.extend_from_slice(head);
                 self.message_id = self.message_id.wrapping_add(1);
                 self.counts.pushes += 1;
+                self.counts.sip_messages += u64::from(content == Payload::SipMessage);
+                self.counts.wap_pushes += u64::from(matches!(content, Payload::WapPush(_)));
             } else {
                 let uplink = (self.owner)(from.ip(), layer.as_ref()).is_some();
                 *(if uplink { &mut self.counts.uplink } else { &mut self.counts.unowned }) += 1;
@@ -229,13 +251,14 @@ pub fn is_prp(datagram: &Datagram<'_>, port: u16) -> bool {
         && datagram.payload.first().is_some_and(|first| first >> 4 == 1)
 }
 
-/// The header of a PUSH from nobody, without options (PROTOCOL.md, "Header, 48 bytes").
-fn push_header(app: u32, destination: PushId, message_id: u64) -> [u8; HEADER_BYTES] {
-    let mut header = [0; HEADER_BYTES];
-    // Version 1 and kind 1, no flags, hop limit 8, header length in words.
-    header[..4].copy_from_slice(&[0x11, 0, 8, (HEADER_BYTES / 4) as u8]);
-    header[4..8].copy_from_slice(&app.to_be_bytes());
-    header[8..24].copy_from_slice(&destination.to_bytes());
-    header[40..].copy_from_slice(&message_id.to_be_bytes());
-    header
+/// The head of a PUSH from nobody.
+fn push_head<'a>(
+    head: &'a mut HeadBuilder,
+    options: &PushOptions,
+    user: PushId,
+    message_id: u64,
+) -> &'a mut HeadBuilder {
+    let flags = if options.receipts { flag::RECEIPT } else { 0 };
+    let header = Header::new(Kind::Push, user, PushId::NONE, message_id);
+    head.restart(&Header { app: options.app, flags, ..header })
 }

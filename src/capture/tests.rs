@@ -7,7 +7,7 @@ use super::push::{PushOptions, pushes};
 use super::tunnel::{Form, Found, Options, Tunnels};
 use super::*;
 use crate::id::PushId;
-use crate::wire::gtp;
+use crate::wire::{gtp, prp};
 
 fn endpoint(text: &str) -> Endpoint {
     text.parse().unwrap()
@@ -437,12 +437,66 @@ fn pushes_take_prp_as_it_is() {
 }
 
 #[test]
+fn pushes_say_what_they_bring_where_that_is_known() {
+    let mut writer = CaptureWriter::new(Vec::new()).unwrap();
+    let (server, sip, wap) =
+        (endpoint("192.0.2.1:5060"), endpoint("10.0.0.1:5060"), endpoint("10.0.0.1:2948"));
+    let message = b"MESSAGE sip:ann@example.org SIP/2.0\r\nContent-Length: 5\r\n\r\nhello";
+    let indication = [9, 6, 2, 0xAE, 0xAF, 2, 5, 0x6A, 0];
+    writer.write(1, server, sip, message).unwrap();
+    writer.write(2, server, wap, &indication).unwrap();
+    writer.write(3, server, wap, b"neither").unwrap();
+    let file = writer.finish().unwrap();
+    let options = PushOptions { receipts: true, ..PushOptions::default() };
+    let owner = |ip: IpAddr, _: Option<&tunnel::Layer>| (ip == wap.ip()).then_some(PushId(5));
+    let mut pushes = pushes(Reader::new(&file[..]).unwrap(), options, owner);
+    for (media_type, payload) in [
+        (Some("message/sip"), &message[..]),
+        (Some("application/vnd.wap.sic"), &indication),
+        (None, b"neither"),
+    ] {
+        let push = pushes.next_push().unwrap();
+        let parsed = prp::parse(push.bytes).unwrap();
+        assert_eq!(parsed.options.content_type(push.bytes), media_type);
+        assert_eq!(parsed.payload(push.bytes), payload);
+        assert!(parsed.has(prp::flag::RECEIPT));
+    }
+    assert!(pushes.next_push().is_none());
+    let counts = pushes.counts();
+    assert_eq!((counts.pushes, counts.sip_messages, counts.wap_pushes), (3, 1, 1));
+}
+
+#[test]
 fn what_cannot_be_written_is_refused() {
     let mut writer = CaptureWriter::new(Vec::new()).unwrap();
     let (v4, v6) = (endpoint("192.0.2.1:1"), endpoint("[2001:db8::1]:1"));
     assert!(writer.write(0, v4, v6, b"").unwrap_err().to_string().contains("families"));
     assert!(writer.write(0, v4, v4, &[0; 65_536]).unwrap_err().to_string().contains("longer"));
     assert_eq!(writer.finish().unwrap().len(), 24);
+}
+
+#[test]
+fn comments_are_written_beside_datagrams() {
+    let mut writer = CommentedWriter::new(Vec::new(), &["out", "dropped"]).unwrap();
+    let (from, to) = (endpoint("192.0.2.1:1"), endpoint("10.0.0.1:2"));
+    let six = endpoint("[2001:db8::1]:3");
+    writer.write(0, 5_000_000_000_000_000_001, from, to, b"hello", "sent").unwrap();
+    writer.write(1, 7, six, six, b"six", "no-route: überall").unwrap();
+    assert!(writer.write(1, 7, six, to, b"", "").is_err());
+    writer.write(1, 8, to, from, b"", &"é".repeat(40_000)).unwrap();
+    let file = writer.finish().unwrap();
+    let (found, counts) = read(&file);
+    assert_eq!(
+        found,
+        [
+            "1 5000000000000000001 192.0.2.1:1 10.0.0.1:2 hello",
+            "2 7 [2001:db8::1]:3 [2001:db8::1]:3 six",
+            "3 8 10.0.0.1:2 192.0.2.1:1 ",
+        ]
+    );
+    assert_eq!((counts.frames, counts.datagrams), (3, 3));
+    let text = String::from_utf8_lossy(&file);
+    assert!(text.contains("no-route: überall") && text.contains("dropped"));
 }
 
 proptest! {
