@@ -219,6 +219,11 @@ impl Progress {
         Self::show(what, Some(total), "{msg} {wide_bar} {human_pos} of {human_len}, {eta} left")
     }
 
+    /// Something that ends when so many bytes are read.
+    pub(crate) fn bytes(what: &'static str, total: u64) -> Self {
+        Self::show(what, Some(total), "{msg} {wide_bar} {bytes} of {total_bytes}, {eta} left")
+    }
+
     fn show(what: &'static str, total: Option<u64>, template: &str) -> Self {
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
@@ -245,13 +250,6 @@ impl Progress {
     pub(crate) fn reach(&self, done: u64) {
         if self.ended.is_some() {
             self.bar.set_position(done);
-        }
-    }
-
-    /// How far it is, in words.
-    pub(crate) fn say(&self, how_far: impl FnOnce() -> String) {
-        if self.ended.is_some() {
-            self.bar.set_message(how_far());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The `pushplane` command: flags in, library calls, answers out. One file a subcommand.
 
 mod bench;
+mod capture;
 mod check;
 mod client;
 mod common;

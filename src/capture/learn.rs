@@ -51,7 +51,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::tunnel::{self, Form, Found, TunnelCounts, Tunnels};
-use super::{CaptureError, Counts, Damage, Datagram, Reader};
+use super::{Backwards, CaptureError, Counts, Damage, Datagram, Reader};
 use crate::id::Endpoint;
 use crate::table::rib::{Rib, Tunnel};
 use crate::wire::gtp;
@@ -67,6 +67,9 @@ use report::Findings;
 pub use report::{FileReport, Finding, Report, UserCounts};
 use sides::Sides;
 use tables::Terminals;
+
+/// Datagrams between two looks at how far a capture is read.
+const WATCH_EVERY: u64 = 1 << 14;
 
 /// How tables are learned.
 #[derive(Clone, PartialEq, Debug)]
@@ -177,9 +180,19 @@ impl Learner {
     }
 
     /// Takes a capture to its end. `name` is for the report.
-    pub fn take<R: Read>(&mut self, name: &str, mut reader: Reader<R>) {
+    pub fn take<R: Read>(&mut self, name: &str, reader: Reader<R>) {
+        self.take_watched(name, reader, || {});
+    }
+
+    /// As [`Learner::take`]; calls `watch` every few thousand datagrams.
+    pub fn take_watched<R: Read>(&mut self, name: &str, mut reader: Reader<R>, mut watch: impl FnMut()) {
+        let mut taken = 0_u64;
         while let Some(datagram) = reader.next_datagram() {
             self.datagram(&datagram);
+            taken += 1;
+            if taken.is_multiple_of(WATCH_EVERY) {
+                watch();
+            }
         }
         let (damage, damages) = reader.damage();
         self.files.push(FileReport {
@@ -187,6 +200,7 @@ impl Learner {
             frames: *reader.counts(),
             damage: damage.to_vec(),
             damages,
+            backwards: reader.backwards(),
         });
     }
 

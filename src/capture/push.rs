@@ -162,6 +162,11 @@ where
         }
     }
 
+    /// The PRP datagram of the push that came last.
+    pub fn last(&self) -> &[u8] {
+        &self.out
+    }
+
     /// What became of the datagrams so far.
     pub const fn counts(&self) -> PushCounts {
         self.counts

@@ -127,12 +127,20 @@ impl<W: Write> CommentedWriter<W> {
         self.end_block(ng::PACKET)
     }
 
-    /// Writes everything that is buffered and gives the output back.
+    /// Writes everything that is buffered.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
+
+    /// As [`CommentedWriter::flush`], and gives the output back.
     ///
     /// # Errors
     /// When the output cannot be written.
     pub fn finish(mut self) -> io::Result<W> {
-        self.output.flush()?;
+        self.flush()?;
         Ok(self.output)
     }
 

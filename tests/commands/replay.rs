@@ -1,10 +1,68 @@
-//! `tables learn` and `replay`, on other people's captures.
+//! `tables learn` and `replay`, on other people's captures and on made ones.
+
+mod server;
+mod whatif;
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use pushplane::capture::CaptureWriter;
+use pushplane::id::{Endpoint, PushId};
+use pushplane::wire::prp::{HeadBuilder, Header, Kind};
+
 use super::{Folder, ROOT, golden};
+
+fn at(text: &str) -> Endpoint {
+    text.parse().unwrap()
+}
+
+/// The lab's first server, and somebody who writes to it.
+const SERVER: &str = "127.0.0.1:17400";
+const CLIENT: &str = "192.0.2.7:4000";
+
+/// A capture under construction: PRP, a tenth of a millisecond apart unless said otherwise.
+struct Traffic {
+    writer: CaptureWriter<File>,
+    time_ns: u64,
+    id: u64,
+}
+
+impl Traffic {
+    fn new(folder: &Folder, name: &str) -> Self {
+        let writer = CaptureWriter::new(File::create(folder.path(name)).unwrap()).unwrap();
+        Self { writer, time_ns: 1_700_000_000_000_000_000, id: 0 }
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.time_ns += seconds * 1_000_000_000;
+    }
+
+    fn datagram(&mut self, from: &str, to: &str, bytes: &[u8]) {
+        self.time_ns += 100_000;
+        self.writer.write(self.time_ns, at(from), at(to), bytes).unwrap();
+    }
+
+    /// A message to the server, of the header and the options that `write` makes of a plain one.
+    fn message(
+        &mut self,
+        from: &str,
+        (kind, user, app): (Kind, u128, u32),
+        write: impl FnOnce(&mut Header) -> HeadBuilder,
+    ) {
+        self.id += 1;
+        let mut header = Header { app, ..Header::new(kind, PushId(user), PushId::NONE, self.id) };
+        let bytes = write(&mut header).datagram(b"hello").unwrap();
+        self.datagram(from, SERVER, &bytes);
+    }
+
+    fn push(&mut self, user: u128, flags: u8) {
+        self.message(CLIENT, (Kind::Push, user, 7), |header| {
+            header.flags = flags;
+            HeadBuilder::new(header)
+        });
+    }
+}
 
 fn captures() -> Vec<PathBuf> {
     let folder = Path::new(ROOT).join("tests/captures");
@@ -90,33 +148,21 @@ fn a_replay_is_told_line_by_line_and_in_sum() {
 
 #[test]
 fn prp_in_a_capture_is_replayed_as_it_is() {
-    use pushplane::capture::CaptureWriter;
-    use pushplane::id::{Endpoint, PushId};
-    use pushplane::wire::prp::{HeadBuilder, Header, Kind};
     let folder = Folder::new();
-    let at = |text: &str| text.parse::<Endpoint>().unwrap();
-    let message = |kind, user: u128, app| {
-        let header = Header { app, ..Header::new(kind, PushId(user), PushId::NONE, user as u64) };
-        HeadBuilder::new(&header).datagram(b"hello").unwrap()
-    };
-    let (client, server) = (at("192.0.2.7:4000"), at("127.0.0.1:17400"));
-    let mut writer = CaptureWriter::new(fs::File::create(folder.path("prp.pcap")).unwrap()).unwrap();
-    let datagrams = [
-        (client, server, message(Kind::Push, 1, 7)),
-        (server, at("127.0.0.2:17400"), message(Kind::Push, 1 << 124 | 1, 7)),
-        (client, server, message(Kind::Push, 1 << 124 | 1, 7)),
-        (client, server, message(Kind::Push, 99, 7)),
-        (client, server, message(Kind::Push, 5, 1)),
-        (client, server, message(Kind::Push, 5, 7)),
-        (client, server, message(Kind::Push, 7, 7)),
-        (client, server, message(Kind::Echo, 0, 0)),
-        (client, server, [0x11; 60].to_vec()),
-        (client, at("192.0.2.9:53"), b"something else".to_vec()),
-    ];
-    for (at, (from, to, bytes)) in (1..).zip(&datagrams) {
-        writer.write(1_700_000_000_000_000_000 + at * 100_000, *from, *to, bytes).unwrap();
-    }
-    drop(writer);
+    let mut traffic = Traffic::new(&folder, "prp.pcap");
+    traffic.push(1, 0);
+    let forwarded = Header { app: 7, ..Header::new(Kind::Push, PushId(1 << 124 | 1), PushId::NONE, 99) };
+    let forwarded = HeadBuilder::new(&forwarded).datagram(b"hello").unwrap();
+    traffic.datagram(SERVER, "127.0.0.2:17400", &forwarded);
+    traffic.push(1 << 124 | 1, 0);
+    traffic.push(99, 0);
+    traffic.message(CLIENT, (Kind::Push, 5, 1), |header| HeadBuilder::new(header));
+    traffic.push(5, 0);
+    traffic.push(7, 0);
+    traffic.message(CLIENT, (Kind::Echo, 0, 0), |header| HeadBuilder::new(header));
+    traffic.datagram(CLIENT, SERVER, &[0x11; 60]);
+    traffic.datagram(CLIENT, "192.0.2.9:53", b"something else");
+    drop(traffic);
     let json = folder.run("replay prp.pcap --tables lab --json").json();
     let expected = serde_json::json!({
         "planned": 8, "sent": 8, "delivered": 2, "forwarded": 1, "answered": 1, "own": 1, "valid": true,
@@ -148,6 +194,98 @@ fn a_damaged_capture_is_used_as_far_as_it_goes() {
     let replayed = folder.run("replay cut.pcap --tables learned --as-push --json");
     assert!(replayed.err.starts_with("warning: cut.pcap:1:1: damaged at "), "{}", replayed.err);
     assert_eq!((&replayed.json()["damages"], &replayed.json()["valid"]), (&1.into(), &true.into()));
+}
+
+/// Compressed, from standard input, and both.
+#[test]
+fn a_capture_may_come_compressed_and_through_a_pipe() {
+    use std::io::Write;
+    use std::process::Stdio;
+    let folder = Folder::new();
+    let path = format!("{ROOT}/tests/captures/zeek-gtp8_teredo.pcap");
+    let capture = fs::read(&path).unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(&capture).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let zstd = ruzstd::encoding::compress_to_vec(&capture[..], ruzstd::encoding::CompressionLevel::Fastest);
+    fs::write(folder.path("c.pcap.gz"), &gzip).unwrap();
+    fs::write(folder.path("c.pcap.zst"), &zstd).unwrap();
+    folder.run("tables learn c.pcap.gz -o learned").ok();
+    let plain = folder.run(&format!("replay {path} --tables learned --as-push --json")).json();
+    for file in ["c.pcap.gz", "c.pcap.zst"] {
+        let packed = folder.run(&format!("replay {file} --tables learned --as-push --json")).json();
+        assert_eq!((&packed["digest"], &packed["frames"]), (&plain["digest"], &plain["frames"]), "{file}");
+    }
+    for bytes in [capture, gzip, zstd] {
+        let mut command = folder.command();
+        command.args("replay - --tables learned --as-push --json".split(' '));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(&bytes).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let piped: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(piped["digest"], plain["digest"]);
+        assert_eq!(piped["capture"], "standard input");
+    }
+}
+
+#[test]
+fn faults_of_a_capture_are_named_and_the_rest_is_used() {
+    let folder = Folder::new();
+    let mut traffic = Traffic::new(&folder, "whole.pcap");
+    for user in [1, 2, 3, 4, 5, 6] {
+        traffic.push(user, 0);
+    }
+    drop(traffic);
+    let whole = fs::read(folder.path("whole.pcap")).unwrap();
+    let frame = (whole.len() - 24) / 6;
+    let mut bytes = whole.clone();
+    // The second frame's time is a minute early, the third is of an absurd length, the last is cut.
+    let seconds = u32::from_le_bytes(bytes[24 + frame..][..4].try_into().unwrap());
+    bytes[24 + frame..][..4].copy_from_slice(&(seconds - 60).to_le_bytes());
+    bytes[24 + 2 * frame + 8..][..4].copy_from_slice(&3_000_000_000_u32.to_le_bytes());
+    bytes.truncate(whole.len() - 9);
+    fs::write(folder.path("faulty.pcap"), &bytes).unwrap();
+    let replayed = folder.run("replay faulty.pcap --tables lab --json");
+    let json = replayed.json();
+    assert_eq!((&json["planned"], &json["delivered"], &json["damages"]), (&4.into(), &4.into(), &2.into()));
+    assert_eq!(json["backwards"], serde_json::json!({"first_frame": 2, "longest_ns": 59_999_900_000_u64}));
+    let place = 24 + 2 * frame;
+    for words in [
+        format!("faulty.pcap:1:1: damaged at byte {place}, after frame 2: a frame of 3000000000 bytes"),
+        format!("{frame} bytes are left out"),
+        "after frame 4: the file ends within a frame".to_owned(),
+        "times run backwards at 1 frames, first at frame 2, by up to 59.999900 s".to_owned(),
+    ] {
+        assert!(replayed.err.contains(&words), "{words}\n{}", replayed.err);
+    }
+}
+
+#[test]
+fn messages_are_chosen_and_mapped() {
+    let folder = Folder::new();
+    let mut traffic = Traffic::new(&folder, "prp.pcap");
+    for user in [1, 2, 3, 1 << 124 | 1] {
+        traffic.push(user, 0);
+    }
+    traffic.message("127.0.0.9:1", (Kind::Echo, 0, 0), |header| HeadBuilder::new(header));
+    drop(traffic);
+    let replay = |more: &str| folder.run(&format!("replay prp.pcap --tables lab --json {more}")).json();
+    let echo = replay("--include kind=echo");
+    assert_eq!((&echo["planned"], &echo["answered"], &echo["left_out"]), (&1.into(), &1.into(), &4.into()));
+    let pushes =
+        replay("--include to=0000 --include to=0001 --exclude from=127.0.0.0/8 --exclude frames=1-2");
+    assert_eq!(
+        (&pushes["delivered"], &pushes["forwarded"], &pushes["planned"]),
+        (&1.into(), &1.into(), &2.into())
+    );
+    // Everybody's message to one user, then to the users of the other server.
+    let one = replay("--map-ids 00000000000000000000000000000002=00000000000000000000000000000063");
+    assert_eq!(one["dropped"]["unknown-destination"], 1);
+    let other = replay("--map-ids 0x0/4=0x1/4 --map-ids 0x1/4=0x0/4 --exclude kind=echo");
+    assert_eq!((&other["forwarded"], &other["delivered"]), (&3.into(), &1.into()));
+    // Nobody pushes for the bank but from loopback, and signed.
+    let mapped = folder.run("replay prp.pcap --tables lab --map-addr 192.0.2.0/24=127.0.0.0/24 --verbose");
+    assert!(mapped.ok().contains(" 127.0.0.7:4000 "));
 }
 
 #[test]

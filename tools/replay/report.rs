@@ -2,14 +2,16 @@
 
 use std::io::{self, Write};
 
+use pushplane::capture::Counts;
 use pushplane::capture::push::PushCounts;
 use pushplane::capture::tunnel::TunnelCounts;
-use pushplane::capture::{Counts, Damage};
 
+use super::compare::Findings;
 use super::engine::Outcome;
+use crate::capture::Faults;
 use crate::common::grouped;
 
-/// All of it; what is printed as JSON.
+/// All of an offline replay; what is printed as JSON.
 #[derive(serde::Serialize)]
 pub(super) struct Report {
     pub(super) capture: String,
@@ -19,34 +21,93 @@ pub(super) struct Report {
     pub(super) app: Option<u32>,
     #[serde(flatten)]
     pub(super) outcome: Outcome,
+    /// By the other tables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) against: Option<Outcome>,
+    /// What differs: by the other tables, or from an earlier run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) differences: Option<Findings>,
+    #[serde(flatten)]
+    pub(super) contents: Contents,
+}
+
+/// What the capture held besides messages.
+#[derive(serde::Serialize, Clone)]
+pub(super) struct Contents {
     /// PRP datagrams that this server had sent.
-    pub(super) own: u64,
+    #[serde(rename = "own")]
+    pub(super) sent_by_server: u64,
+    /// Messages that were not asked for.
+    pub(super) left_out: u64,
+    /// Messages whose signature was taken off since it was wrong once they were mapped.
+    pub(super) unsigned: u64,
     /// What became of the capture's frames.
     pub(super) frames: Counts,
     /// What became of the datagrams in them, tunnels opened.
     pub(super) tunnels: TunnelCounts,
     /// What became of the datagrams in those.
     pub(super) datagrams: PushCounts,
-    /// The first places where the capture is damaged.
-    pub(super) damage: Vec<Damage>,
-    /// How many there are.
-    pub(super) damages: u64,
+    #[serde(flatten)]
+    pub(super) faults: Faults,
 }
 
 impl Report {
     /// For people.
     pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { outcome, frames, tunnels, datagrams, .. } = self;
-        let mut count = |what: &str, count: u64| writeln!(out, "{:>12} {what}", grouped(count));
-        count("messages planned", outcome.planned)?;
-        count("sent through the engine", outcome.sent)?;
-        count("delivered", outcome.delivered)?;
-        count("forwarded", outcome.forwarded)?;
-        count("answered", outcome.answered)?;
-        for (reason, dropped) in &outcome.dropped {
-            count(&format!("dropped: {reason}"), *dropped)?;
+        self.outcome.print(out)?;
+        if let Some(against) = &self.against {
+            writeln!(out, "by the other tables:")?;
+            against.print(out)?;
         }
-        count("datagrams left", outcome.tx)?;
+        self.contents.print(out)?;
+        let latency = &self.outcome.latency;
+        writeln!(
+            out,
+            "ns a datagram: p50 {}, p90 {}, p99 {}, p99.9 {}, max {}",
+            grouped(latency.p50),
+            grouped(latency.p90),
+            grouped(latency.p99),
+            grouped(latency.p999),
+            grouped(latency.max)
+        )?;
+        if let Some(differences) = &self.differences {
+            differences.print(out)?;
+        }
+        writeln!(out, "digest {}", self.outcome.digest)?;
+        let valid = self.outcome.valid;
+        writeln!(out, "{}", if valid { "valid" } else { "invalid: a message is in no counter" })
+    }
+
+    /// For programs.
+    pub(super) fn print_json(&self, out: &mut dyn Write) -> io::Result<()> {
+        serde_json::to_writer(&mut *out, self)?;
+        writeln!(out)
+    }
+}
+
+/// A line with a count.
+pub(super) fn count(out: &mut dyn Write, what: &str, count: u64) -> io::Result<()> {
+    writeln!(out, "{:>12} {what}", grouped(count))
+}
+
+impl Outcome {
+    fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        count(out, "messages planned", self.planned)?;
+        count(out, "sent through the engine", self.sent)?;
+        count(out, "delivered", self.delivered)?;
+        count(out, "forwarded", self.forwarded)?;
+        count(out, "answered", self.answered)?;
+        for (reason, dropped) in &self.dropped {
+            count(out, &format!("dropped: {reason}"), *dropped)?;
+        }
+        count(out, "datagrams left", self.tx)
+    }
+}
+
+impl Contents {
+    /// What was no message, and why.
+    pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { frames, tunnels, datagrams, .. } = self;
         for (what, left_out) in [
             ("frames: not IP", frames.not_ip),
             ("frames: not UDP", frames.not_udp),
@@ -62,23 +123,22 @@ impl Report {
             ("datagrams: from a user", datagrams.uplink),
             ("datagrams: of nobody known", datagrams.unowned),
             ("datagrams: too long to push", datagrams.too_long),
-            ("datagrams: sent by this server", self.own),
+            ("datagrams: sent by this server", self.sent_by_server),
+            ("datagrams: not asked for", self.left_out),
         ] {
             if left_out > 0 {
-                count(&format!("no message, {what}"), left_out)?;
+                count(out, &format!("no message, {what}"), left_out)?;
             }
         }
-        let latency = &outcome.latency;
-        writeln!(
-            out,
-            "ns a datagram: p50 {}, p90 {}, p99 {}, p99.9 {}, max {}",
-            grouped(latency.p50),
-            grouped(latency.p90),
-            grouped(latency.p99),
-            grouped(latency.p999),
-            grouped(latency.max)
-        )?;
-        writeln!(out, "digest {}", outcome.digest)?;
-        writeln!(out, "{}", if outcome.valid { "valid" } else { "invalid: a message is in no counter" })
+        for (what, some) in [
+            ("of them from SIP MESSAGE", datagrams.sip_messages),
+            ("of them from WAP push", datagrams.wap_pushes),
+            ("of them without their signature", self.unsigned),
+        ] {
+            if some > 0 {
+                count(out, what, some)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -3,11 +3,10 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use pushplane::capture::Reader;
 use pushplane::capture::learn::{LearnOptions, Learner, write_sources};
 use pushplane::id::{Endpoint, parse_ip_prefix};
 
-use crate::{Stop, common};
+use crate::{Stop, capture, common};
 
 /// Source files from what captures show: who has which private address behind which gateway
 #[derive(clap::Args)]
@@ -18,7 +17,7 @@ use crate::{Stop, common};
 Users come from GTP-C, from GTP-U, from VXLAN and from plain UDP to private addresses. The tables have
 one server, \"learned\", and one application, 1, open to anyone: they can be served as they are.")]
 pub(crate) struct Args {
-    /// Captures, pcap or pcapng, in the order of time
+    /// Captures in the order of time: pcap or pcapng, as they are or compressed by gzip or zstd; - is standard input
     #[arg(required = true, value_name = "CAPTURE")]
     captures: Vec<PathBuf>,
     /// The directory to write; made if it is not there
@@ -62,17 +61,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     };
     options.tunnels.gtpu_any_port = args.gtpu_any_port;
     // All of them first: a wrong one is told before hours of others are read.
-    let open = |file: &PathBuf| Reader::open(file).map_err(|error| common::fault(file, error));
-    for file in &args.captures {
-        open(file)?;
-    }
-    let progress = common::Progress::start("reading the captures");
+    let captures = args.captures.iter().map(|file| capture::open(file)).collect::<Result<Vec<_>, _>>()?;
     let mut learner = Learner::new(options);
-    for file in &args.captures {
-        let name = file.display().to_string();
-        progress.say(|| format!("reading {name}"));
-        learner.take(&name, open(file)?);
+    for (file, (reader, position)) in args.captures.iter().zip(captures) {
+        let progress = position.progress("reading a capture");
+        learner.take_watched(&capture::name(file), reader, || position.show(&progress));
     }
+    let progress = common::Progress::start("writing the tables");
     let (rib, report) = learner.finish();
     write_sources(&args.output, &rib)
         .map_err(|error| common::fault(&args.output, format!("the tables cannot be written: {error}")))?;

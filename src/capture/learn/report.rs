@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{ControlCounts, Counts, Damage, TunnelCounts};
+use super::{Backwards, ControlCounts, Counts, Damage, TunnelCounts};
 
 /// Examples that are kept of each finding.
 const MAX_EXAMPLES: usize = 5;
@@ -44,6 +44,8 @@ pub struct FileReport {
     pub damage: Vec<Damage>,
     /// How many there are.
     pub damages: u64,
+    /// Where and how far its times run backwards.
+    pub backwards: Option<Backwards>,
 }
 
 /// Rows of `users.csv` by where they come from, `total` in all.
@@ -113,11 +115,15 @@ impl fmt::Display for Report {
                 ("cut by the capture program", frames.cut),
                 ("malformed", frames.malformed),
                 ("of an unknown link type", frames.unknown_link),
-                ("earlier than the frame before", frames.backwards),
                 ("without a time", frames.without_time),
+                ("earlier than the frame before", frames.backwards),
             ];
             for (what, count) in others.iter().filter(|(_, count)| *count > 0) {
                 writeln!(f, "    {count} {what}")?;
+            }
+            if let Some(Backwards { first_frame, longest_ns }) = file.backwards {
+                let longest_s = longest_ns as f64 / 1e9;
+                writeln!(f, "    first at frame {first_frame}, by up to {longest_s:.6} s")?;
             }
             for damage in &file.damage {
                 writeln!(f, "    damaged at {damage}")?;
