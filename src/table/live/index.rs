@@ -34,6 +34,9 @@ const COUNT_MAX: u64 = (1 << 16) - 1;
 const LOWEST: u64 = 0x0001_0001_0001_0001;
 const HIGHEST: u64 = LOWEST << 15;
 
+/// The tags of the last word.
+const IN_LAST: u64 = HIGHEST & 0xFFFF_FFFF;
+
 /// The index.
 #[derive(Debug)]
 pub struct SlotIndex(Zeroed<Bucket>);
@@ -103,38 +106,30 @@ impl SlotIndex {
         prefetch(&self.0, self.home(hash));
     }
 
-    /// The first slot that `is` is true of among those that may be what has this hash. Every entry that was there when
-    /// this began, and is not removed meanwhile, is among them.
+    /// The slots that may be what has this hash. Every entry that was there when this began, and is not removed
+    /// meanwhile, is among them.
+    #[inline(always)]
+    pub fn candidates(&self, hash: u64) -> Candidates<'_> {
+        let home = self.home(hash);
+        let bucket = self.bucket(home);
+        // Before the entries: what had spilled by then is within this distance.
+        let last = bucket[LAST].load(Ordering::Acquire);
+        let tag = tag(hash);
+        Candidates {
+            index: self,
+            end: home + spill(last).1,
+            at: home,
+            bucket,
+            tag,
+            word: LAST,
+            found: matches(last, tag) & IN_LAST,
+        }
+    }
+
+    /// The first of [`SlotIndex::candidates`] that `is` is true of.
     #[inline(always)]
     pub fn find(&self, hash: u64, mut is: impl FnMut(usize) -> bool) -> Option<usize> {
-        let home = self.home(hash);
-        let tag = tag(hash);
-        let mut bucket = self.bucket(home);
-        // Before the entries: what had spilled by then is within this distance.
-        let mut last = bucket[LAST].load(Ordering::Acquire);
-        let farthest = spill(last).1;
-        let mut distance = 0;
-        loop {
-            for word in 0..TAG_WORDS {
-                let tags =
-                    if word == LAST { last & 0xFFFF_FFFF } else { bucket[word].load(Ordering::Acquire) };
-                let mut found = matches(tags, tag);
-                while found != 0 {
-                    let way = word * 4 + found.trailing_zeros() as usize / 16;
-                    found &= found - 1;
-                    let slot = number(bucket, way);
-                    if is(slot) {
-                        return Some(slot);
-                    }
-                }
-            }
-            if distance == farthest {
-                return None;
-            }
-            distance += 1;
-            bucket = self.bucket(home + distance);
-            last = bucket[LAST].load(Ordering::Acquire);
-        }
+        self.candidates(hash).find(|slot| is(*slot))
     }
 
     /// What there is of this hash, in few words.
@@ -198,6 +193,44 @@ impl SlotIndex {
             }
             return;
         }
+    }
+}
+
+/// What [`SlotIndex::candidates`] finds: a bucket's words from the last to the first, then the next bucket's.
+#[derive(Debug)]
+pub struct Candidates<'a> {
+    index: &'a SlotIndex,
+    /// The last bucket, and this one.
+    end: usize,
+    at: usize,
+    bucket: &'a Bucket,
+    tag: u64,
+    /// Which word of tags, and which of them are still to be looked at.
+    word: usize,
+    found: u64,
+}
+
+impl Iterator for Candidates<'_> {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        while self.found == 0 {
+            if self.word > 0 {
+                self.word -= 1;
+                self.found = matches(self.bucket[self.word].load(Ordering::Acquire), self.tag);
+            } else if self.at < self.end {
+                self.at += 1;
+                self.bucket = self.index.bucket(self.at);
+                self.word = LAST;
+                self.found = matches(self.bucket[LAST].load(Ordering::Acquire), self.tag) & IN_LAST;
+            } else {
+                return None;
+            }
+        }
+        let way = self.word * 4 + self.found.trailing_zeros() as usize / 16;
+        self.found &= self.found - 1;
+        Some(number(self.bucket, way))
     }
 }
 
