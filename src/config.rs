@@ -124,9 +124,9 @@ pub struct Limits {
     /// The kernel's receive buffer of one socket, bytes. More than fits the near caches costs
     /// 20 to 40 percent at saturation.
     pub receive_buffer: usize,
-    /// Terminals that are bound, or were within the last ten minutes, by REGISTER. × about 340 bytes in
-    /// the controller: 1 048 576 × 340 B = 340 MiB, and × 149 bytes in the tables that the shards read
-    /// (119 an entry, a quarter more entries for lent Push IDs and public IPv6 addresses): 149 MiB. Both are taken
+    /// Terminals that are bound, or were within the last ten minutes, by REGISTER. × about 140 bytes in
+    /// the controller: 1 048 576 × 140 B = 140 MiB, and × 115 bytes in the tables that the shards read
+    /// (92 an entry, a quarter more entries for lent Push IDs and public IPv6 addresses): 115 MiB. Both are taken
     /// as they are needed. Beyond it a new one is `overloaded`.
     pub bindings: usize,
     /// Bytes on disk beyond which the journal is compacted, where that halves it.

@@ -55,7 +55,7 @@ use answer::Asker;
 use group::Groups;
 use lend::Loans;
 use relay::Relays;
-use store::{Entry, Store};
+use store::Store;
 use timer::{TimerId, Wheel};
 
 use crate::clock::Now;
@@ -157,6 +157,8 @@ enum Outcome {
 const REMEMBER_MS: u64 = 600_000;
 /// How long a RELEASE is remembered (PROTOCOL.md, ruling 18).
 const RELEASED_MS: u64 = 60_000;
+/// How many changes before its own a change's part of the indexes is asked for: some hundred nanoseconds.
+const AHEAD: usize = 8;
 /// RELEASEs of nothing that are remembered at once.
 const RELEASED_MAX: usize = 1 << 16;
 
@@ -169,6 +171,8 @@ pub struct Engine {
     site: Site,
     rng: StdRng,
     store: Store,
+    /// Of a cut, what is not in the store: told last.
+    rest: Vec<Change>,
     loans: Loans,
     groups: Groups,
     released: HashMap<Nothing, (u64, Option<TimerId>), RandomState>,
@@ -189,7 +193,8 @@ impl Engine {
         let mut rng = StdRng::seed_from_u64(site.seed);
         let hasher = RandomState::with_seeds(rng.random(), rng.random(), rng.random(), rng.random());
         Self {
-            store: Store::new(&hasher),
+            store: Store::new(site.limits.bindings, rng.random()),
+            rest: Vec::new(),
             loans: Loans::new(&hasher),
             groups: Groups::new(&hasher),
             released: HashMap::with_hasher(hasher.clone()),
@@ -216,6 +221,16 @@ impl Engine {
                 self.loans.forget(lent)
             }
             _ => {}
+        }
+    }
+
+    /// Replays changes of the journal, what they look at fetched ahead.
+    pub fn restore_all(&mut self, changes: &[Change]) {
+        for (at, change) in changes.iter().enumerate() {
+            if let Some(ahead) = changes.get(at + AHEAD) {
+                self.store.prefetch(ahead);
+            }
+            self.restore(change);
         }
     }
 
@@ -273,7 +288,7 @@ impl Engine {
             Change::Bind { ref binding, heard_ms } => return Some(self.store.bind(binding, heard_ms)),
             Change::End { user, device, heard_ms } => return Some(self.store.end(user, device, heard_ms)),
             Change::Forget { user, device } => {
-                if let Some(timer) = self.store.forget(user, device).and_then(|entry| entry.timer) {
+                if let Some(timer) = self.store.forget(user, device) {
                     self.expiry.cancel(timer);
                 }
             }
@@ -323,7 +338,7 @@ impl Engine {
         let entry = self.store.find(user, device).map(|(_, entry)| entry);
         let remembered = |since: u64| timer::tick(now) < since.saturating_add(RELEASED_MS);
         let heard =
-            entry.filter(|entry| entry.ended.is_none_or(remembered)).map_or(0, |entry| entry.heard_ms);
+            entry.filter(|entry| entry.ended_at().is_none_or(remembered)).map_or(0, |entry| entry.heard_ms);
         let released = [Some(device), None].map(|device| self.released.get(&(user, device)));
         let heard = released.into_iter().flatten().map(|(heard, _)| *heard).chain([heard]);
         heard.filter(|heard| *heard <= now.unix_ms.saturating_add(SKEW_MS)).max().unwrap_or(0)
@@ -359,7 +374,7 @@ impl Engine {
     /// that nothing newer is known of.
     fn terminals(&self, tables: &Tables, user: PushId, now: Now) -> Vec<Binding> {
         let entries = self.store.of_user(user).filter(|(_, entry)| entry.is_live(now.unix_ms));
-        let mut found: Vec<Binding> = entries.map(|(_, entry)| entry.binding).collect();
+        let mut found: Vec<Binding> = entries.map(|(_, entry)| entry.binding()).collect();
         if Self::is_own(tables, user) {
             let rows = Self::rows(tables, user).filter(|row| store::is_valid(row, now.unix_ms));
             found.extend(rows.filter(|row| self.store.find(user, row.device).is_none()));
@@ -385,15 +400,36 @@ impl Engine {
         ticks.into_iter().flatten().min().map(timer::tick_ns)
     }
 
-    /// The whole state, for a snapshot of the journal: replayed into an empty engine it makes the same.
+    /// The whole state: replayed into an empty engine it makes the same.
     pub fn changes(&self) -> impl Iterator<Item = Change> + '_ {
-        let entries = self.store.iter().map(|(_, entry)| {
-            let Entry { binding, heard_ms, .. } = *entry;
-            match entry.ended {
-                None => Change::Bind { binding, heard_ms },
-                Some(_) => Change::End { user: binding.user, device: binding.device, heard_ms },
-            }
-        });
+        self.store.changes().chain(self.changes_of_the_rest())
+    }
+
+    /// Marks a moment: [`Engine::cut_some`] then tells the whole state as of it, while requests go on. What is not a
+    /// binding is copied here: 50 ns a lent Push ID or membership.
+    pub fn begin_cut(&mut self) {
+        self.store.begin_cut();
+        self.rest = self.changes_of_the_rest().collect();
+    }
+
+    /// The next part of the state as it was at the cut, of at most so many bindings and those that have changed
+    /// since; `None` when that was all.
+    pub fn cut_some(&mut self, bindings: u32) -> Option<Vec<Change>> {
+        if let Some(part) = self.store.cut_some(bindings) {
+            return Some(part);
+        }
+        let left = self.rest.len().saturating_sub(bindings as usize);
+        let part = self.rest.split_off(left);
+        (!part.is_empty()).then_some(part)
+    }
+
+    /// Gives the cut up.
+    pub fn end_cut(&mut self) {
+        self.store.end_cut();
+        self.rest = Vec::new();
+    }
+
+    fn changes_of_the_rest(&self) -> impl Iterator<Item = Change> + '_ {
         let loans = self.loans.iter().map(|(lent, user, device, until_ms)| Change::Lend {
             lent,
             user,
@@ -405,7 +441,7 @@ impl Engine {
             device,
             heard_ms,
         });
-        entries.chain(loans).chain(self.groups.changes()).chain(released)
+        loans.chain(self.groups.changes()).chain(released)
     }
 
     /// How much it holds.

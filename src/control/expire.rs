@@ -24,7 +24,7 @@ impl Engine {
         self.tables_changed(tables, now, out);
         let places: Vec<u32> = self.store.iter().map(|(at, _)| at).collect();
         for at in places {
-            match self.store.get(at).map(|entry| entry.ended.is_some()) {
+            match self.store.get(at).map(|entry| entry.is_ended()) {
                 Some(true) => self.arm_ended(tables, at, now),
                 Some(false) => {
                     self.end_if_over(tables, at, now, out);
@@ -55,9 +55,9 @@ impl Engine {
         let places: Vec<u32> = self.store.iter().map(|(at, _)| at).collect();
         for at in places {
             let Some(entry) = self.store.get(at) else { continue };
-            if entry.ended.is_none() {
+            if !entry.is_ended() {
                 // What the network said while this server ran goes before the tables.
-                let binding = entry.binding;
+                let binding = entry.binding();
                 self.end_rows(tables, &binding, now, out);
             } else if entry.timer.is_none() {
                 self.arm_ended(tables, at, now);
@@ -72,11 +72,11 @@ impl Engine {
             if let Some(at) = self.expiry.pop(to) {
                 let Some(entry) = self.store.get_mut(at) else { continue };
                 entry.timer = None;
-                if entry.ended.is_none() {
+                if !entry.is_ended() {
                     self.end_if_over(tables, at, now, out);
                     continue;
                 }
-                let (user, device) = (entry.binding.user, entry.binding.device);
+                let (user, device) = (entry.user(), entry.device());
                 if Self::row(tables, user, device).is_none() {
                     self.commit(tables, Change::Forget { user, device }, now, out);
                 } else {
@@ -105,7 +105,7 @@ impl Engine {
             self.arm_binding(at, now);
             return;
         }
-        let (user, device, heard_ms) = (entry.binding.user, entry.binding.device, entry.heard_ms);
+        let (user, device, heard_ms) = (entry.user(), entry.device(), entry.heard_ms);
         self.commit(tables, Change::End { user, device, heard_ms }, now, out);
     }
 
@@ -121,15 +121,15 @@ impl Engine {
     /// Sets the timer that ends a binding.
     pub(super) fn arm_binding(&mut self, at: u32, now: Now) {
         let Some(entry) = self.store.get_mut(at) else { return };
-        let wait = entry.binding.valid_until_ms.map(|until| until.saturating_sub(now.unix_ms));
+        let wait = entry.valid_until_ms().map(|until| until.saturating_sub(now.unix_ms));
         rearm(&mut self.expiry, &mut entry.timer, at, now, wait);
     }
 
     /// Sets the timer that forgets an ended binding; one with a row in users.csv must go on to hide it.
     pub(super) fn arm_ended(&mut self, tables: &Tables, at: u32, now: Now) {
         let Some(entry) = self.store.get_mut(at) else { return };
-        entry.ended = Some(tick(now));
-        let has_row = Self::row(tables, entry.binding.user, entry.binding.device).is_some();
+        entry.set_ended_at(tick(now));
+        let has_row = Self::row(tables, entry.user(), entry.device()).is_some();
         let wait = (!has_row).then_some(REMEMBER_MS);
         rearm(&mut self.expiry, &mut entry.timer, at, now, wait);
         self.store.set_hiding(at, has_row);

@@ -119,7 +119,7 @@ impl Engine {
             return Ok((user, if wanted.is_some() { Lend::Beside } else { Lend::No }));
         }
         let wanted = wanted.ok_or(Reason::UnknownDestination)?;
-        let is_bound = self.store.of_user(wanted).any(|(_, entry)| entry.ended.is_none());
+        let is_bound = self.store.of_user(wanted).any(|(_, entry)| !entry.is_ended());
         if !wanted.is_none() && is_bound {
             // It has one already and names it, so what holds for a user holds for it.
             self.permit(tables, request, message, wanted)?;
@@ -201,7 +201,7 @@ impl Engine {
         // A signature tells when the terminal spoke: it must not take an address from who got it later.
         let is_other = |user: PushId| user != binding.user;
         let taken_later = self.store.holders(binding).any(|(_, entry)| {
-            is_other(entry.binding.user) && entry.is_live(now.unix_ms) && entry.heard_ms > age.heard_ms
+            is_other(entry.user()) && entry.is_live(now.unix_ms) && entry.heard_ms > age.heard_ms
         });
         if age.is_signed && taken_later {
             return Err(Reason::StaleOrReplayed);
@@ -270,9 +270,9 @@ impl Engine {
 
     /// Ends every other user's binding to an address of this one (ruling 6), users.csv included.
     fn end_others(&mut self, tables: &Tables, binding: &Binding, now: Now, out: &mut Outbox) {
-        let others = self.store.holders(binding).filter(|(_, entry)| entry.binding.user != binding.user);
+        let others = self.store.holders(binding).filter(|(_, entry)| entry.user() != binding.user);
         let mut ends: Vec<(PushId, u8, u64)> =
-            others.map(|(_, entry)| (entry.binding.user, entry.binding.device, entry.heard_ms)).collect();
+            others.map(|(_, entry)| (entry.user(), entry.device(), entry.heard_ms)).collect();
         ends.sort_unstable();
         ends.dedup();
         for (user, device, heard_ms) in ends {
@@ -313,7 +313,7 @@ impl Engine {
     ) -> Option<crate::id::Endpoint> {
         let known = self.store.find(user, device).map(|(_, entry)| entry);
         let binding = match known {
-            Some(entry) => entry.ended.is_none().then_some(entry.binding),
+            Some(entry) => (!entry.is_ended()).then(|| entry.binding()),
             None => Self::row(tables, user, device),
         };
         binding.filter(|binding| is_valid(binding, now.unix_ms))?.serving

@@ -2,6 +2,7 @@
 
 use super::answer::Asker;
 use super::permit::Age;
+use super::store::Entry;
 use super::{Engine, Outbox, Outcome, RELEASED_MAX, Request};
 use crate::id::{Endpoint, Imsi};
 use crate::reason::Reason;
@@ -71,11 +72,8 @@ impl Engine {
         let Age { heard_ms: age, .. } = Age::of(request, message);
 
         let known = self.store.of_user(user).map(|(_, entry)| entry);
-        let meant = known.filter(|entry| match entry.ended {
-            None => which.means(&entry.binding),
-            Some(_) => which.is_by_device() && which.means(&entry.binding),
-        });
-        let mut ends: Vec<Binding> = meant.map(|entry| entry.binding).collect();
+        let meant = known.filter(|entry| !entry.is_ended() || which.is_by_device()).map(Entry::binding);
+        let mut ends: Vec<Binding> = meant.filter(|binding| which.means(binding)).collect();
         if is_own {
             let rows = Self::rows(tables, user).filter(|row| which.means(row));
             ends.extend(rows.filter(|row| self.store.find(user, row.device).is_none()));

@@ -147,8 +147,7 @@ impl Engine {
                 });
                 if let Err(reason) = bound {
                     self.refuse(tables, &registration.asker, reason, now, out);
-                    let is_bound =
-                        self.store.find(user, device).is_some_and(|(_, entry)| entry.ended.is_none());
+                    let is_bound = self.store.find(user, device).is_some_and(|(_, entry)| !entry.is_ended());
                     if granted.is_ok() && !is_bound && !self.relays.is_pending(user, device) {
                         self.tell(tables, Task::Leave, to, (user, device), now, out);
                     }
@@ -162,7 +161,7 @@ impl Engine {
             }
             Task::Renew => {
                 let Some((_, entry)) = self.store.find(user, device) else { return };
-                let Some(until) = entry.binding.valid_until_ms.filter(|_| entry.is_live(now.unix_ms)) else {
+                let Some(until) = entry.valid_until_ms().filter(|_| entry.is_live(now.unix_ms)) else {
                     return;
                 };
                 let wait_ms = match result {
@@ -212,9 +211,9 @@ impl Engine {
 
     /// After a restart: the visitor at this place of the store is renewed at half of what is left.
     pub(super) fn resume_visit(&mut self, tables: &Tables, at: u32, now: Now) {
-        let Some(binding) = self.store.get(at).filter(|entry| entry.is_live(now.unix_ms)) else { return };
-        let Binding { user, device, valid_until_ms, .. } = binding.binding;
-        if let Some(until) = valid_until_ms
+        let Some(entry) = self.store.get(at).filter(|entry| entry.is_live(now.unix_ms)) else { return };
+        let (user, device) = (entry.user(), entry.device());
+        if let Some(until) = entry.valid_until_ms()
             && tables.route(user).is_some()
             && !Self::is_own(tables, user)
         {
@@ -281,7 +280,7 @@ impl Engine {
             None => ends.iter().map(|end| end.device).collect(),
         };
         // Device 0 stands for all: it is told only when it is all.
-        let stays = self.store.of_user(user).any(|(_, entry)| entry.ended.is_none());
+        let stays = self.store.of_user(user).any(|(_, entry)| !entry.is_ended());
         devices.retain(|device| *device != 0 || !stays);
         for device in devices {
             self.tell(tables, Task::Leave, to, (user, device), now, out);

@@ -111,11 +111,14 @@ pub enum Change {
     },
 }
 
+/// What nearly every record fits into.
+const RECORD_BYTES: usize = 128;
+
 impl Change {
     /// The record of a journal.
     pub fn to_bytes(&self) -> Vec<u8> {
         // The only failure is a writer that refuses; a vector does not.
-        postcard::to_stdvec(self).unwrap_or_default()
+        postcard::to_extend(self, Vec::with_capacity(RECORD_BYTES)).unwrap_or_default()
     }
 
     /// The change that a record holds; `None` when it holds none, or more than one.
