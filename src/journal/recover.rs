@@ -173,28 +173,25 @@ fn snapshot<D: Disk>(
     let mut records = 0;
     loop {
         let offset = reader.offset();
-        let path = reader.path.clone();
         let ahead = reader.ahead(FRAME_BYTES + RECORD_BYTES_MAX)?;
-        let record = match format::parse(ahead, id) {
-            Ok(record) => record,
-            Err(fault) => return refused(&path, offset, format!("record {records}"), fault.to_string()),
-        };
-        if record.sequence != records {
-            let found = format!("record {}", record.sequence);
-            return refused(&path, offset, format!("record {records}"), found);
-        }
-        let (size, mark) = (record.size(), record.mark);
-        if mark {
-            let behind = ahead.len() - size;
-            if behind > 0 {
-                let found = format!("{behind} bytes or more behind it");
-                return refused(&path, offset, "the end of the file", found);
+        let (expected, found) = match format::parse(ahead, id) {
+            Ok(record) if record.sequence != records => {
+                (format!("record {records}"), format!("record {}", record.sequence))
             }
-            return Ok((records, offset + size as u64));
-        }
-        replay(record.payload);
-        reader.at += size;
-        records += 1;
+            Ok(record) if record.mark => match ahead.len() - record.size() {
+                0 => return Ok((records, offset + record.size() as u64)),
+                behind => ("the end of the file".to_owned(), format!("{behind} bytes or more behind it")),
+            },
+            Ok(record) => {
+                let size = record.size();
+                replay(record.payload);
+                reader.at += size;
+                records += 1;
+                continue;
+            }
+            Err(fault) => (format!("record {records}"), fault.to_string()),
+        };
+        return refused(&reader.path, offset, expected, found);
     }
 }
 

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use super::disk::Disk;
 use super::format::{HEADER_BYTES, Header, Kind, RECORD_BYTES_MAX, Record};
 use super::recover::Names;
-use super::{Os, aside, path_of, write_new};
+use super::{Os, aside, path_of};
 
 /// Bytes gathered before a write.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Bytes written before a sync: a snapshot left to one sync at the end would stand in the way of the
 /// journal's for as long as all of it takes.
-const SYNC_BYTES: u64 = 16 << 20;
+const SYNC_BYTES: u64 = 4 << 20;
 
 /// A snapshot being written.
 #[derive(Debug)]
@@ -56,7 +56,9 @@ impl<D: Disk> Snapshot<D> {
         token: Arc<()>,
     ) -> io::Result<Self> {
         let path = aside(&path_of(folder, Kind::Snapshot, header.number));
-        let file = write_new(&disk, &path, &header.to_bytes())?;
+        // Not synced: whoever begins a snapshot may have better to do than to wait for a disk, and its end does so.
+        let file = disk.create(&path)?;
+        disk.write_at(&file, &header.to_bytes(), 0)?;
         Ok(Self {
             disk,
             folder: folder.to_owned(),
