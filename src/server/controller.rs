@@ -19,7 +19,10 @@
 //! [`Controller`] has neither thread nor clock nor socket: [`thread`] gives it all three in a server, the
 //! simulator runs it on virtual time and over a disk that loses power.
 
+mod answers;
+mod compact;
 mod facts;
+mod replay;
 pub(super) mod thread;
 
 use std::collections::VecDeque;
@@ -27,6 +30,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use compact::Compaction;
 pub(super) use facts::Facts;
 pub use facts::Told;
 
@@ -34,7 +38,7 @@ use super::StartError;
 use crate::clock::Now;
 use crate::control::{Engine, GroupPush, Outbox, Reply, Request, Site};
 use crate::id::Endpoint;
-use crate::journal::{Disk, Finished, Journal, Options, Os, Recovery, Snapshot};
+use crate::journal::{Disk, Finished, Journal, Options, Os, Recovery};
 use crate::metrics::Counters;
 use crate::plane::{Punt, Shared};
 use crate::reason::Reason;
@@ -91,25 +95,6 @@ pub struct Decided {
     pub changed: bool,
 }
 
-/// The state as of one moment, to be written as a snapshot of the journal, on any thread.
-#[derive(Debug)]
-pub struct Compaction<D: Disk = Os> {
-    snapshot: Snapshot<D>,
-    records: Vec<Vec<u8>>,
-}
-
-impl<D: Disk> Compaction<D> {
-    /// Writes it.
-    ///
-    /// # Errors
-    /// As the disk says; the journal is unharmed.
-    pub fn write(self) -> io::Result<Finished> {
-        let Self { mut snapshot, records } = self;
-        records.iter().try_for_each(|record| snapshot.append(record))?;
-        snapshot.finish()
-    }
-}
-
 impl<D: Disk> Controller<D> {
     /// Replays the journal in `state` into the engine and the live tables of `shared`, which nobody else
     /// writes. [`Controller::decide`] then makes it ready.
@@ -128,21 +113,13 @@ impl<D: Disk> Controller<D> {
             return Err(StartError("the live tables have a writer already".to_owned()));
         };
         let folder = state.join("journal");
-        let mut fault = None;
-        let replay = |record: &[u8]| match Change::from_bytes(record) {
-            Some(change) => {
-                engine.restore(&change);
-                if writer.apply(&change).is_err() {
-                    fault.get_or_insert_with(|| full(limits.bindings));
-                }
-            }
-            None => fault = fault.take().or_else(|| Some(unreadable(&folder))),
-        };
         let options = Options { compact_bytes_min: limits.journal as u64, ..Options::default() };
-        let (journal, recovery) = Journal::open_on(disk, &folder, options, replay)
+        let (journal, recovery, fault) = replay::replay(disk, &folder, options, &mut engine, &mut writer)
             .map_err(|error| StartError(format!("what terminals registered cannot be read: {error}")))?;
-        if let Some(fault) = fault {
-            return Err(StartError(fault));
+        match fault {
+            Some(replay::Fault::Full) => return Err(StartError(full(limits.bindings))),
+            Some(replay::Fault::Unknown) => return Err(StartError(unreadable(&folder))),
+            None => {}
         }
         let taken = vec![0; shared.punts().len()];
         let controller = Self {
@@ -370,7 +347,9 @@ impl<D: Disk> Controller<D> {
         }
     }
 
-    /// The state to write, when the journal has grown enough: then [`Controller::compacted`] wants to know.
+    /// Begins a snapshot of the state as it is now, when the journal has grown enough. Every [`Controller::part`] is
+    /// to be written to it, and then it is to be finished, anywhere and at leisure: [`Controller::compacted`] wants to
+    /// know, or [`Controller::not_compacted`].
     ///
     /// # Errors
     /// As the disk says; the journal goes on without.
@@ -379,15 +358,25 @@ impl<D: Disk> Controller<D> {
             return Ok(None);
         }
         let snapshot = self.journal.begin_snapshot()?;
-        // As the engine is now: gathered here, written elsewhere.
-        let records = self.engine.changes().map(|change| change.to_bytes()).collect();
-        Ok(Some(Compaction { snapshot, records }))
+        self.engine.begin_cut();
+        Ok(Some(Compaction(snapshot)))
+    }
+
+    /// The next part of the state as it was when the snapshot began, so many bindings of it; `None` when that was
+    /// all.
+    pub fn part(&mut self, bindings: u32) -> Option<Vec<Change>> {
+        self.engine.cut_some(bindings)
     }
 
     /// A snapshot is written.
     pub fn compacted(&mut self, finished: Finished) {
         self.journal.finish_snapshot(finished);
         self.told.snapshots += 1;
+    }
+
+    /// A snapshot was given up.
+    pub fn not_compacted(&mut self) {
+        self.engine.end_cut();
     }
 
     /// The server ends: what waits for other servers is given up, and who waits for it is told.

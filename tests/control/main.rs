@@ -7,6 +7,7 @@ mod lab;
 
 mod anything;
 mod bench;
+mod compaction;
 mod groups;
 mod model;
 mod register;

@@ -3,17 +3,18 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use socket2::{SockAddr, Socket};
+use socket2::Socket;
 
 use super::super::{IDLE, StartError, State};
 use super::Controller;
+use super::answers::Answers;
+use super::compact::{PART, Writer};
 use crate::clock::{Clock, Now};
 use crate::config::Config;
-use crate::control::{Reply, Site};
-use crate::journal::{Finished, Os, Recovery};
+use crate::control::Site;
+use crate::journal::{Os, Recovery};
 use crate::metrics::Counters;
 use crate::plane::Shared;
 use crate::table::Tables;
@@ -21,6 +22,13 @@ use crate::table::publish::{Guard, Reader, Watch};
 
 /// How long the controller waits at most for a shard to finish a burst: far longer than one takes.
 const BURST_NS: u64 = 200_000_000;
+
+/// How long the controller sleeps at most while a snapshot is written or answers are sent: soon it has to hand on
+/// or to count.
+const SOON: Duration = Duration::from_millis(1);
+
+/// How long after a snapshot that could not be written the next is tried: the disk may be full.
+const RETRY_NS: u64 = 60_000_000_000;
 
 /// What the controller found when it started.
 #[derive(Clone, Debug)]
@@ -36,11 +44,13 @@ pub(in crate::server) struct Seat {
     controller: Controller,
     shared: Arc<Shared>,
     shards: Watch<Tables>,
-    /// By listener: the sockets that a shard receives on, to send from.
-    sockets: Vec<Socket>,
+    answers: Answers,
     state: Arc<State>,
     clock: Clock,
-    snapshot: Option<JoinHandle<io::Result<Finished>>>,
+    /// Of a snapshot that is being written.
+    writer: Option<Writer>,
+    /// No other is begun before.
+    compact_after_ns: u64,
 }
 
 impl Seat {
@@ -59,7 +69,11 @@ impl Seat {
     ) -> Result<(Self, Recovered), StartError> {
         let site = Site { listen: config.listen.clone(), policy: config.policy, limits: config.limits, seed };
         let (controller, journal) = Controller::recover(Os, &config.state, site, Arc::clone(&shared))?;
-        let mut seat = Self { controller, shared, shards, sockets, state, clock, snapshot: None };
+        let answers = Answers::start(sockets).map_err(|error| {
+            StartError(format!("answers cannot have a thread: {error}; raise the limit on processes"))
+        })?;
+        let mut seat =
+            Self { controller, shared, shards, answers, state, clock, writer: None, compact_after_ns: 0 };
         seat.turn(tables);
         if seat.controller.is_poisoned() {
             let folder = config.state.join("journal");
@@ -78,7 +92,13 @@ impl Seat {
                 std::thread::park_timeout(self.pause());
             }
         }
+        // A snapshot that is still being made is given up: the next start has a longer journal to read.
+        self.compact_after_ns = u64::MAX;
+        let finished = self.writer.take().map(Writer::end);
         while self.turn(&mut tables) {}
+        if let Some(Ok(finished)) = finished {
+            self.controller.compacted(finished);
+        }
         let now = self.clock.now();
         self.controller.give_up(&tables.enter(), now);
         self.answer(now);
@@ -88,7 +108,9 @@ impl Seat {
     /// How long there is nothing to do, unless something arrives.
     fn pause(&self) -> Duration {
         let left = self.controller.poll_timeout().map(|due| due.saturating_sub(self.clock.now().mono_ns));
-        left.map_or(IDLE, |ns| Duration::from_nanos(ns).min(IDLE))
+        let soon = self.writer.is_some() || self.answers.are_under_way();
+        let most = if soon { SOON } else { IDLE };
+        left.map_or(most, |ns| Duration::from_nanos(ns).min(most))
     }
 
     /// Handles what is there; true when that was something.
@@ -105,9 +127,9 @@ impl Seat {
         }
         self.spread(&tables, now);
         self.answer(now);
-        self.compact();
+        let compacts = self.compact(now);
         self.show(self.controller.counters());
-        decided.worked
+        decided.worked || compacts
     }
 
     /// Waits until every burst has left that may not have seen the live tables as they are now.
@@ -135,45 +157,52 @@ impl Seat {
         }
     }
 
+    /// Hands over what may leave, and counts what has.
     fn answer(&mut self, now: Now) {
-        while let Some(reply) = self.controller.poll_transmit(now) {
-            let has_left = self.send(&reply);
+        let may_leave = std::iter::from_fn(|| self.controller.poll_transmit(now));
+        self.answers.send(may_leave.collect());
+        self.count_sent();
+    }
+
+    fn count_sent(&mut self) {
+        for (reply, has_left) in self.answers.sent() {
             self.controller.sent(&reply, has_left);
         }
     }
 
-    fn send(&self, reply: &Reply) -> bool {
-        let to = SockAddr::from(std::net::SocketAddr::from(reply.to));
-        let socket = self.sockets.get(usize::from(reply.listener));
-        socket.is_some_and(|socket| socket.send_to(&reply.datagram, &to).is_ok())
-    }
-
-    /// Begins a snapshot when the journal has grown enough, and takes note of one that is finished.
-    fn compact(&mut self) {
-        if let Some(job) = self.snapshot.take_if(|job| job.is_finished()) {
-            match job.join().unwrap_or_else(|_| Err(io::Error::other("its thread ended"))) {
+    /// Begins a snapshot when the journal has grown enough, hands on a part of it, and takes note of one that has
+    /// ended. Whether there is more to hand on.
+    fn compact(&mut self, now: Now) -> bool {
+        if let Some(writer) = self.writer.take_if(|writer| writer.has_ended()) {
+            match writer.end() {
                 Ok(finished) => self.controller.compacted(finished),
-                Err(error) => self.state.trouble(format!("the journal could not be compacted: {error}")),
+                Err(error) => self.not_compacted(&error),
             }
         }
-        if self.snapshot.is_some() {
-            return;
+        match &mut self.writer {
+            None if now.mono_ns < self.compact_after_ns => {}
+            None => match self.controller.compaction().and_then(|new| new.map(Writer::start).transpose()) {
+                Ok(writer) => self.writer = writer,
+                Err(error) => self.not_compacted(&error),
+            },
+            Some(writer) if writer.is_hungry() => {
+                writer.feed(self.controller.part(PART));
+                return true;
+            }
+            Some(_) => {}
         }
-        let spawned = self.controller.compaction().and_then(|compaction| {
-            let Some(compaction) = compaction else { return Ok(None) };
-            let job = move || compaction.write();
-            std::thread::Builder::new().name("compact".to_owned()).spawn(job).map(Some)
-        });
-        match spawned {
-            Ok(job) => self.snapshot = job,
-            Err(error) => self.state.trouble(format!("the journal could not be compacted: {error}")),
-        }
+        self.writer.as_ref().is_some_and(Writer::is_hungry)
+    }
+
+    fn not_compacted(&mut self, error: &io::Error) {
+        self.controller.not_compacted();
+        self.compact_after_ns = self.clock.now().mono_ns + RETRY_NS;
+        self.state.trouble(format!("the journal could not be compacted: {error}"));
     }
 
     fn close(mut self) -> io::Result<()> {
-        if let Some(Ok(Ok(finished))) = self.snapshot.take().map(JoinHandle::join) {
-            self.controller.compacted(finished);
-        }
+        self.answers.finish();
+        self.count_sent();
         let (counters, closed) = self.controller.close();
         self.state.controller.show(&counters);
         self.state.desk.show(counters.punted);
