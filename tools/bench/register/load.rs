@@ -20,7 +20,7 @@ use super::fleet::{Ask, Fleet, Mix};
 use crate::common::Progress;
 use crate::outcome::{Percentiles, Tally, histogram};
 
-/// How long after the last answer the rest is given up.
+/// How long after the last answer, while some are due, the rest is given up.
 const PATIENCE_NS: u64 = 5_000_000_000;
 /// The longest wait for answers when none is due.
 const WAIT: Duration = Duration::from_millis(1);
@@ -87,13 +87,17 @@ impl Load {
         let mut count =
             Count { tally: Tally::default(), latency: histogram(), late: histogram(), last_ns: start };
         let mut more = true;
+        // When something came last, or nothing was due.
+        let mut heard_ns = start;
         loop {
             let now = self.clock.now().mono_ns;
             more &= end.is_none_or(|end| now < end);
             if more {
                 more = self.ask(fleet, &plan, start, now, &mut count)?;
             }
-            if !more && self.is_quiet(now, &count) {
+            let is_idle = self.free.len() == self.slots.len();
+            heard_ns = if is_idle { now } else { heard_ns.max(count.last_ns) };
+            if (is_idle && !more) || now > heard_ns + PATIENCE_NS {
                 break;
             }
             self.port.recv(&mut self.burst, WAIT)?;
@@ -107,10 +111,6 @@ impl Load {
         let none = |_| Slot { message: 0, ask: Ask { n: 0, kind: Kind::Register }, due_ns: 0 };
         self.slots = (0..outstanding.min(1 << SLOT_BITS)).map(none).collect();
         self.free = (0..self.slots.len() as u32).rev().collect();
-    }
-
-    fn is_quiet(&self, now: u64, count: &Count) -> bool {
-        self.free.len() == self.slots.len() || now > count.last_ns + PATIENCE_NS
     }
 
     /// Sends what is due and there is room for; false when there is nothing more to send.
