@@ -4,7 +4,7 @@
 //! Costs about 340 bytes a terminal: an entry of 160, 32 of its timer, and its places in three hash maps.
 //! Every question that a request asks is answered by a few hash lookups; nothing is scanned.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use ahash::RandomState;
 
@@ -25,6 +25,8 @@ pub(super) struct Entry {
     pub(super) ended: Option<u64>,
     /// When it ends, or is forgotten.
     pub(super) timer: Option<TimerId>,
+    /// It is bound by what the network says.
+    pub(super) assigned: bool,
     /// It is ended and has a row in users.csv, which it hides for as long as that is there.
     hides_row: bool,
     /// The next terminal of the same user.
@@ -63,6 +65,8 @@ pub(super) struct Store {
     users: HashMap<[u8; 16], u32, RandomState>,
     privates: HashMap<(u32, [u8; 16]), Owner, RandomState>,
     nats: HashMap<Endpoint, Owner, RandomState>,
+    /// Bindings to private IPv6 addresses, by realm and address: a whole net can change hands.
+    nets: BTreeSet<(u32, [u8; 16], u32)>,
 }
 
 impl Store {
@@ -75,6 +79,7 @@ impl Store {
             users: HashMap::with_hasher(hasher.clone()),
             privates: HashMap::with_hasher(hasher.clone()),
             nats: HashMap::with_hasher(hasher.clone()),
+            nets: BTreeSet::new(),
         }
     }
 
@@ -144,14 +149,22 @@ impl Store {
         })
     }
 
+    /// The bindings to private addresses of one IPv6 net of 64 bits, of which this is the first.
+    pub(super) fn owners_in_net(&self, realm: u32, base: [u8; 16]) -> impl Iterator<Item = (u32, &Entry)> {
+        let mut last = base;
+        last[8..].fill(0xFF);
+        let places = self.nets.range((realm, base, 0)..=(realm, last, u32::MAX));
+        places.filter_map(|(.., at)| Some((*at, self.get(*at)?)))
+    }
+
     /// The bindings that hold this public address and port: of one user.
     pub(super) fn owners_of_nat(&self, nat: Endpoint) -> impl Iterator<Item = (u32, &Entry)> {
         let owner = self.nats.get(&nat).map_or(PushId::NONE, |owner| PushId::from_bytes(owner.user));
         self.of_user(owner).filter(move |(_, entry)| entry.binding.nat == Some(nat))
     }
 
-    /// Sets a binding in place of what its user and device had.
-    pub(super) fn bind(&mut self, binding: &Binding, heard_ms: u64) -> u32 {
+    /// Sets a binding in place of what its user and device had. `assigned`: by what the network says.
+    pub(super) fn bind(&mut self, binding: &Binding, heard_ms: u64, assigned: bool) -> u32 {
         // Nobody else holds its addresses: whoever makes changes ends those first. Were it otherwise,
         // the address would still be one user's.
         let others: Vec<(PushId, u8, u64)> = self
@@ -167,8 +180,9 @@ impl Store {
         self.set_hiding(at, false);
         if let Some(entry) = self.get_mut(at) {
             (entry.binding, entry.heard_ms, entry.ended) = (*binding, heard_ms, None);
+            entry.assigned = assigned;
         }
-        self.claim(binding);
+        self.claim(at, binding);
         self.bound += 1;
         at
     }
@@ -219,6 +233,7 @@ impl Store {
             heard_ms: 0,
             ended: Some(0),
             timer: None,
+            assigned: false,
             hides_row: false,
             next,
         };
@@ -236,7 +251,7 @@ impl Store {
         at
     }
 
-    fn claim(&mut self, binding: &Binding) {
+    fn claim(&mut self, at: u32, binding: &Binding) {
         let user = binding.user.to_bytes();
         let count = |owner: &mut Owner| {
             owner.user = user;
@@ -245,6 +260,9 @@ impl Store {
         let none = Owner { user, bindings: 0 };
         if let Some(private) = binding.private {
             count(self.privates.entry((binding.realm, private.octets())).or_insert(none));
+            if !private.is_ipv4() {
+                self.nets.insert((binding.realm, private.octets(), at));
+            }
         }
         if let Some(nat) = binding.nat {
             count(self.nats.entry(nat).or_insert(none));
@@ -264,6 +282,9 @@ impl Store {
             let key = (binding.realm, private.octets());
             if last(self.privates.get_mut(&key)) {
                 self.privates.remove(&key);
+            }
+            if !private.is_ipv4() {
+                self.nets.remove(&(binding.realm, private.octets(), at));
             }
         }
         if let Some(nat) = binding.nat
