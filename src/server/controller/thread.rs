@@ -1,6 +1,7 @@
 //! The controller's thread: gives a [`Controller`] a clock, sockets to answer from, and bursts to wait for.
 
 use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -8,11 +9,12 @@ use std::time::Duration;
 
 use socket2::{SockAddr, Socket};
 
+use super::super::radius::Parcel;
 use super::super::{IDLE, StartError, State};
 use super::Controller;
 use crate::clock::{Clock, Now};
 use crate::config::Config;
-use crate::control::{Reply, Site};
+use crate::control::{Reply, Report, Site};
 use crate::journal::{Finished, Os, Recovery};
 use crate::metrics::Counters;
 use crate::plane::Shared;
@@ -22,11 +24,16 @@ use crate::table::publish::{Guard, Reader, Watch};
 /// How long the controller waits at most for a shard to finish a burst: far longer than one takes.
 const BURST_NS: u64 = 200_000_000;
 
+/// RADIUS packets taken in one turn, so many that the shards' requests do not wait for them.
+const REPORTS_MAX: usize = 1024;
+
 /// What the controller found when it started.
 #[derive(Clone, Debug)]
 pub struct Recovered {
     /// Bindings that hold again.
     pub bindings: usize,
+    /// Sessions that the network told of and that still count.
+    pub sessions: usize,
     /// What the journal held.
     pub journal: Recovery,
 }
@@ -38,6 +45,8 @@ pub(in crate::server) struct Seat {
     shards: Watch<Tables>,
     /// By listener: the sockets that a shard receives on, to send from.
     sockets: Vec<Socket>,
+    /// By address of `radius.listen`: the listeners' sockets, to answer from.
+    radius: Vec<UdpSocket>,
     state: Arc<State>,
     clock: Clock,
     snapshot: Option<JoinHandle<io::Result<Finished>>>,
@@ -53,21 +62,23 @@ impl Seat {
         seed: u64,
         shared: Arc<Shared>,
         (tables, shards): (&mut Reader<Tables>, Watch<Tables>),
-        sockets: Vec<Socket>,
+        (sockets, radius): (Vec<Socket>, Vec<UdpSocket>),
         state: Arc<State>,
         clock: Clock,
     ) -> Result<(Self, Recovered), StartError> {
         let site = Site { listen: config.listen.clone(), policy: config.policy, limits: config.limits, seed };
-        let (controller, journal) = Controller::recover(Os, &config.state, site, Arc::clone(&shared))?;
-        let mut seat = Self { controller, shared, shards, sockets, state, clock, snapshot: None };
+        let feed = config.radius.clone();
+        let (controller, journal) =
+            Controller::recover_listening(Os, &config.state, site, feed, Arc::clone(&shared))?;
+        let mut seat = Self { controller, shared, shards, sockets, radius, state, clock, snapshot: None };
         seat.turn(tables);
         if seat.controller.is_poisoned() {
             let folder = config.state.join("journal");
             let folder = folder.display();
             return Err(StartError(format!("the journal {folder} cannot be written; look at the disk")));
         }
-        let bindings = seat.controller.bindings();
-        Ok((seat, Recovered { bindings, journal }))
+        let (bindings, sessions) = (seat.controller.bindings(), seat.controller.sessions());
+        Ok((seat, Recovered { bindings, sessions, journal }))
     }
 
     /// The thread's whole life.
@@ -92,6 +103,7 @@ impl Seat {
     fn turn(&mut self, tables: &mut Reader<Tables>) -> bool {
         let now = self.clock.now();
         let tables = tables.enter();
+        let heard = self.hear(&tables, now);
         let decided = self.controller.decide(&tables, now);
         if let Some(trouble) = self.controller.take_trouble() {
             self.state.poisoned.store(true, Ordering::SeqCst);
@@ -104,7 +116,21 @@ impl Seat {
         self.answer(now);
         self.compact();
         self.show(self.controller.counters());
-        decided.worked
+        decided.worked || heard
+    }
+
+    /// Takes what the RADIUS listeners found; true when that was something.
+    fn hear(&mut self, tables: &Tables, now: Now) -> bool {
+        let inboxes = &self.state.radius.each;
+        let mut heard = false;
+        for (listener, inbox) in (0..).zip(inboxes) {
+            for _ in 0..REPORTS_MAX / inboxes.len() {
+                let Some(Parcel { bytes, from, client }) = inbox.take() else { break };
+                heard = true;
+                self.controller.report(tables, &Report { bytes: &bytes, from, listener, client, now });
+            }
+        }
+        heard
     }
 
     /// Waits until every burst has left that may not have seen the live tables as they are now.
@@ -120,6 +146,7 @@ impl Seat {
         self.state.controller.show(counters);
         self.state.desk.show(counters.punted);
         self.state.journal.show(&self.controller.told());
+        self.state.radius.controller.show(self.controller.report_counters());
     }
 
     /// Hands messages for groups to the fan-out.
@@ -137,10 +164,16 @@ impl Seat {
             let has_left = self.send(&reply);
             self.controller.sent(&reply, has_left);
         }
+        while let Some(answer) = self.controller.poll_report() {
+            let to = SocketAddr::from(answer.to);
+            let socket = self.radius.get(usize::from(answer.listener));
+            let has_left = socket.is_some_and(|socket| socket.send_to(&answer.datagram, to).is_ok());
+            self.controller.report_sent(has_left);
+        }
     }
 
     fn send(&self, reply: &Reply) -> bool {
-        let to = SockAddr::from(std::net::SocketAddr::from(reply.to));
+        let to = SockAddr::from(SocketAddr::from(reply.to));
         let socket = self.sockets.get(usize::from(reply.listener));
         socket.is_some_and(|socket| socket.send_to(&reply.datagram, &to).is_ok())
     }
@@ -171,6 +204,8 @@ impl Seat {
         if let Some(Ok(Ok(finished))) = self.snapshot.take().map(JoinHandle::join) {
             self.controller.compacted(finished);
         }
+        self.controller.give_up_reports();
+        self.state.radius.controller.show(self.controller.report_counters());
         let (counters, closed) = self.controller.close();
         self.state.controller.show(&counters);
         self.state.desk.show(counters.punted);
