@@ -5,8 +5,12 @@
 #[path = "../common/lab.rs"]
 mod lab;
 
+#[path = "../common/radius.rs"]
+mod radius;
+
 mod anything;
 mod bench;
+mod feed;
 mod groups;
 mod model;
 mod register;
