@@ -253,6 +253,7 @@ impl Engine {
                 None => out.dropped.push(reason),
             },
         }
+        self.settle_users(tables, request.now, out);
     }
 
     fn dispatch(
@@ -323,6 +324,7 @@ impl Engine {
             (Change::Attach(session), _) => self.arm_session(&session.id, now),
             _ => {}
         }
+        self.feed.unsettle(&change);
         let ended = match change {
             Change::End { user, device, .. } => Some((user, device)),
             _ => None,

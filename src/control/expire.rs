@@ -66,6 +66,7 @@ impl Engine {
             }
         }
         self.feed_tables_changed(tables, now, out);
+        self.settle_users(tables, now, out);
     }
 
     /// Works on what is due.
@@ -100,9 +101,10 @@ impl Engine {
             } else if self.sweep(tables, now, out) {
                 // There may be more.
             } else if !self.relay_timeout(tables, to, now, out) {
-                return;
+                break;
             }
         }
+        self.settle_users(tables, now, out);
     }
 
     /// Ends a binding whose validity has run out by the wall clock; else waits for that.
@@ -114,7 +116,6 @@ impl Engine {
         }
         let (user, device, heard_ms) = (entry.binding.user, entry.binding.device, entry.heard_ms);
         self.commit(tables, Change::End { user, device, heard_ms }, now, out);
-        self.settle_user(tables, user, now, out);
     }
 
     fn end_loan_if_over(&mut self, tables: &Tables, lent: PushId, now: Now, out: &mut Outbox) {

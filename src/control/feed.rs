@@ -52,7 +52,7 @@ use super::timer::Wheel;
 use super::{Engine, Outbox};
 use crate::clock::Now;
 use crate::config::Radius;
-use crate::id::Endpoint;
+use crate::id::{Endpoint, PushId};
 use crate::reason::Unanswered;
 use crate::table::{Change, Session, Tables};
 use crate::wire::radius::{Accounting, Packet, Status, code};
@@ -115,6 +115,8 @@ pub(super) struct Feed {
     /// Places of sessions that end when nothing more is heard of them.
     pub(super) expiry: Wheel<u32>,
     sweeps: VecDeque<Sweep>,
+    /// Users of whom something changed: what the network says of them may hold again.
+    unsettled: Vec<PushId>,
     /// From the tables: lines of users.csv with an IMSI, by IMSI.
     imsis: Vec<u32>,
     /// From the tables: realm and net of lines with a private IPv6 address, sorted.
@@ -129,6 +131,7 @@ impl Feed {
             repeats: Repeats::new(hasher),
             expiry: Wheel::default(),
             sweeps: VecDeque::new(),
+            unsettled: Vec::new(),
             imsis: Vec::new(),
             nets: Vec::new(),
         }
@@ -142,6 +145,16 @@ impl Feed {
     /// Reports that were taken and have not ended.
     pub(super) fn pending(&self) -> usize {
         self.sweeps.len()
+    }
+
+    /// Takes notice of a change that may leave a user's terminal where only the network says that it is.
+    pub(super) fn unsettle(&mut self, change: &Change) {
+        let user = match change {
+            Change::End { user, .. } => Some(*user),
+            Change::Bind { binding, .. } | Change::Assign { binding, .. } => Some(binding.user),
+            _ => None,
+        };
+        self.unsettled.extend(user.filter(|_| self.sessions.len() > 0));
     }
 }
 
@@ -165,6 +178,7 @@ impl Engine {
         if let Err(unanswered) = self.take_report(tables, report, out) {
             out.reports.push(ReportEnd::Dropped(unanswered));
         }
+        self.settle_users(tables, report.now, out);
     }
 
     fn take_report(
@@ -242,8 +256,9 @@ impl Engine {
         let mut session = said.session(config, before.as_ref());
         self.identify(tables, config, said, &mut session);
         let is_new = before.as_ref().is_none_or(|before| {
-            let place = |session: &Session| (session.realm, session.ipv4, session.ipv6, session.user);
-            place(before) != place(&session)
+            let bearer = |session: &Session| (session.user, session.imsi, session.nsapi);
+            let place = |session: &Session| (session.realm, session.ipv4, session.ipv6);
+            (place(before), bearer(before)) != (place(&session), bearer(&session))
         });
         if is_new {
             if self.is_outdated(&session) {
@@ -254,20 +269,16 @@ impl Engine {
         if before.is_none() && self.feed.sessions.len() >= self.site.limits.sessions {
             return Err(Unanswered::Overloaded);
         }
-        let owner = |session: &Session| session.user.map(|(user, _)| user);
-        let former = before.as_ref().and_then(owner).filter(|user| owner(&session) != Some(*user));
-        match before {
-            Some(before) if !is_due(&before, &session, config) => {
-                if let Some(held) = self.feed.sessions.held(&session.id) {
-                    held.session.heard_ms = session.heard_ms;
-                }
-            }
+        let is_due = before.as_ref().is_none_or(|before| is_due(before, &session, config));
+        if let (false, Some(before)) = (is_due, &before) {
+            session.until_ms = before.until_ms;
+        }
+        // First the binding: if a crash keeps no more than that, nothing stands for it, and it is told again.
+        self.bind_session(tables, &session, is_new, now, out)?;
+        match self.feed.sessions.held(&session.id) {
+            Some(held) if !is_due => held.session.heard_ms = session.heard_ms,
             _ => self.commit(tables, Change::Attach(Box::new(session)), now, out),
         }
-        if let Some(former) = former {
-            self.settle_user(tables, former, now, out);
-        }
-        self.bind_session(tables, &said.id, is_new, now, out)?;
         Ok(Effect::Taken)
     }
 

@@ -11,6 +11,7 @@ mod radius;
 mod anything;
 mod bench;
 mod feed;
+mod feed_model;
 mod groups;
 mod model;
 mod register;

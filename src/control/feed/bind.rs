@@ -132,10 +132,7 @@ impl Engine {
         self.clear_addresses(tables, session, ended_ms.unwrap_or(u64::MAX), newcomer, now, out);
         let ended_ms = ended_ms.map(|ended_ms| ended_ms.max(session.heard_ms));
         self.commit(tables, Change::Detach { id: Arc::clone(&session.id), ended_ms }, now, out);
-        let owner = |session: &Session| session.user.map(|(user, _)| user);
-        if let Some(user) = owner(session).filter(|user| newcomer.and_then(owner) != Some(*user)) {
-            self.settle_user(tables, user, now, out);
-        }
+        self.feed.unsettled.extend(session.user.map(|(user, _)| user));
     }
 
     /// Ends what is bound to a session's addresses, but to those that another session has. What an unknown
@@ -166,12 +163,11 @@ impl Engine {
     pub(super) fn bind_session(
         &mut self,
         tables: &Tables,
-        id: &SessionId,
+        session: &Session,
         is_new: bool,
         now: Now,
         out: &mut Outbox,
     ) -> Result<(), Unanswered> {
-        let Some((_, session)) = self.feed.sessions.find(id) else { return Ok(()) };
         let (Some((user, device)), Some(private)) = (session.user, session.endpoint()) else { return Ok(()) };
         if session.released || !session.is_live(now.unix_ms) || !self.is_usable(tables, private) {
             return Ok(());
@@ -189,12 +185,11 @@ impl Engine {
             self.end_assigned(tables, &binding, None, now, out);
             return Ok(());
         }
-        let since_ms = session.since_ms;
         let known = self.store.find(user, device).map(|(_, entry)| entry);
         if let Some(entry) = known.filter(|entry| entry.is_live(now.unix_ms)) {
             let is_kept = match entry.assigned {
-                true => entry.binding == binding || (!is_new && self.is_elsewhere(&entry.binding, &binding)),
-                false => !is_new || entry.heard_ms > since_ms,
+                true => entry.binding == binding || (!is_new && self.is_elsewhere(&entry.binding, private)),
+                false => !is_new || entry.heard_ms > session.since_ms,
             };
             if is_kept {
                 return Ok(());
@@ -215,8 +210,11 @@ impl Engine {
     /// How long a session's user has an address: as long as the last of the terminal's bearers counts.
     fn last_until(&self, session: &Session, private: Endpoint) -> Option<u64> {
         let bearers = self.feed.sessions.at(session.realm, private.octets());
-        let own = bearers.filter(|bearer| bearer.user == session.user);
-        own.map(|bearer| bearer.until_ms.unwrap_or(u64::MAX)).max().filter(|until| *until < u64::MAX)
+        let own = bearers.filter(|bearer| bearer.user == session.user && bearer.id != session.id);
+        own.chain([session])
+            .map(|bearer| bearer.until_ms.unwrap_or(u64::MAX))
+            .max()
+            .filter(|until| *until < u64::MAX)
     }
 
     /// Whether a terminal of the user registered from this very address.
@@ -226,11 +224,14 @@ impl Engine {
         own.any(|entry| is_same_place(&entry.binding, binding))
     }
 
-    /// Whether the network said of a device that it is at another address, which it still has.
-    fn is_elsewhere(&self, known: &Binding, binding: &Binding) -> bool {
-        let Some(private) = known.private.filter(|_| !is_same_place(known, binding)) else { return false };
-        let mut holders = self.feed.sessions.at(known.realm, private.octets());
-        holders.any(|session| session.user.is_some_and(|(user, _)| user == known.user))
+    /// Whether a device is bound to another address, where another session says that it is.
+    fn is_elsewhere(&self, known: &Binding, private: Endpoint) -> bool {
+        let Some(elsewhere) = known.private.map(Endpoint::octets) else { return false };
+        let says_so = |session: &Session| {
+            let is_own = session.user.is_some_and(|(user, _)| user == known.user);
+            is_own && session.endpoint().map(Endpoint::octets) == Some(elsewhere)
+        };
+        elsewhere != private.octets() && self.feed.sessions.at(known.realm, elsewhere).any(says_so)
     }
 
     /// Ends what the network's word alone had bound of this user to the address of this binding, but for the device
@@ -251,25 +252,21 @@ impl Engine {
         self.end_bound(tables, (binding.realm, base_of(private.octets())), stays, now, out);
     }
 
-    /// Binds what the network says of a user where nothing else is known by now.
-    pub(in crate::control) fn settle_user(
-        &mut self,
-        tables: &Tables,
-        user: PushId,
-        now: Now,
-        out: &mut Outbox,
-    ) {
-        let mut sessions: Vec<(u64, Arc<SessionId>)> = self
-            .feed
-            .sessions
-            .of_user(user)
-            .map(|session| (session.since_ms, Arc::clone(&session.id)))
-            .collect();
-        sessions.sort_unstable_by(|a, b| b.cmp(a));
-        for (_, id) in sessions {
-            // Without room for it the next Interim tries again.
-            let _ = self.bind_session(tables, &id, false, now, out);
+    /// Binds what the network says of users of whom something changed, where nothing else is known by now.
+    pub(in crate::control) fn settle_users(&mut self, tables: &Tables, now: Now, out: &mut Outbox) {
+        let mut users = std::mem::take(&mut self.feed.unsettled);
+        users.sort_unstable();
+        users.dedup();
+        for user in users {
+            let mut sessions: Vec<Session> = self.feed.sessions.of_user(user).cloned().collect();
+            // The newest first.
+            sessions.sort_unstable_by(|a, b| (b.since_ms, &b.id).cmp(&(a.since_ms, &a.id)));
+            for session in sessions {
+                // Without room for it the next Interim tries again.
+                let _ = self.bind_session(tables, &session, false, now, out);
+            }
         }
+        self.feed.unsettled.clear();
     }
 
     /// Whether the network says that another user has the private address of this binding.

@@ -119,8 +119,9 @@ impl Engine {
         users.dedup();
         for user in users {
             self.end_unfounded(tables, user, now, out);
-            self.settle_user(tables, user, now, out);
+            self.feed.unsettled.push(user);
         }
+        self.settle_users(tables, now, out);
     }
 
     /// Ends what was bound by the word of a session that is not there.
