@@ -21,8 +21,8 @@ def put(target, name, content):
     (folder / name).write_bytes(content)
 
 
-def udp_payloads(capture):
-    """UDP payloads of a classic little-endian pcap file of Ethernet frames with IPv4."""
+def udp_payloads(capture, wanted):
+    """UDP payloads from or to some ports, of a classic little-endian pcap file of Ethernet frames with IPv4."""
     if capture[:4] != b"\xd4\xc3\xb2\xa1" or capture[20:24] != b"\x01\x00\x00\x00":
         return
     at = 24
@@ -33,7 +33,7 @@ def udp_payloads(capture):
         if len(frame) > 42 and frame[12:14] == b"\x08\x00" and frame[23] == 17:
             udp = frame[14 + (frame[14] & 15) * 4 :]
             ports = struct.unpack_from(">HH", udp)
-            if 2123 in ports or 2152 in ports:
+            if wanted.intersection(ports):
                 yield udp[8:]
 
 
@@ -48,9 +48,16 @@ for number, vector in enumerate(sorted((HERE / "corpus/prp").iterdir())):
     put("plane", vector.name, bytes([how]) + len(datagram).to_bytes(2, "big") + datagram)
 for path in sorted((ROOT / "tests/captures").glob("*.pcap*")):
     put("capture", path.name, path.read_bytes())
-    for number, payload in enumerate(udp_payloads(path.read_bytes())):
+    for number, payload in enumerate(udp_payloads(path.read_bytes(), {2123, 2152})):
         if number < 40:
             put("gtp", f"{path.name}-{number}", payload)
+    # One by one for the codec, and as a conversation: each behind a wait and its length.
+    reports = list(udp_payloads(path.read_bytes(), {1645, 1813}))
+    for number, payload in enumerate(reports):
+        put("radius", f"{path.name}-{number}", payload)
+    if reports:
+        said = b"".join(b"\x05" + len(payload).to_bytes(2, "big") + payload for payload in reports)
+        put("radius", f"{path.name}-all", said)
 for folder in ["lab", "three-operators"]:
     for number, name in enumerate(SOURCES):
         path = ROOT / "tables" / folder / name

@@ -5,10 +5,12 @@ pub(crate) mod address;
 pub(crate) mod document;
 pub(crate) mod faults;
 mod load;
+mod radius;
 
 use std::path::PathBuf;
 
 pub use load::Places;
+pub use radius::{Identify, Radius, RadiusClient, Secret};
 
 use crate::id::Endpoint;
 
@@ -31,6 +33,8 @@ pub struct Config {
     pub metrics: Option<Endpoint>,
     /// Who is asked where an IMSI is served.
     pub hlr: Option<Endpoint>,
+    /// Who tells which terminal has which address, if anybody does.
+    pub radius: Option<Radius>,
     /// Which hold on the network to take.
     pub io: Io,
     /// What is allowed.
@@ -141,6 +145,12 @@ pub struct Limits {
     pub group_members: usize,
     /// Requests to other Push servers that wait for an answer. × about 500 bytes: 16 384 × 500 B = 8 MiB.
     pub relays: usize,
+    /// Sessions of RADIUS accounting, those that ended within the last ten minutes too. × about 400 bytes:
+    /// 1 048 576 × 400 B = 400 MiB, taken as they are needed. Beyond it a new one is not answered.
+    pub sessions: usize,
+    /// Accounting-Requests that wait for the controller. × at most 4 KiB: 1024 × 4 KiB = 4 MiB. Beyond it one is not
+    /// answered: its sender tries again.
+    pub reports: usize,
 }
 
 impl Default for Limits {
@@ -160,6 +170,8 @@ impl Default for Limits {
             groups: 1 << 16,
             group_members: 1 << 20,
             relays: 1 << 14,
+            sessions: 1 << 20,
+            reports: 1 << 10,
         }
     }
 }

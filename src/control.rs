@@ -24,12 +24,14 @@
 //! | [`register`], [`release`], [`permit`] | who is where, and who may say so |
 //! | [`roam`], [`relay`] | users of other servers here, own users there |
 //! | [`spread`] | a PUSH for a group: who gets a copy, and what its sender is told |
+//! | [`feed`] | what the network itself says of who is where: RADIUS accounting |
 //! | [`name`], [`introduce`], [`deliver`] | RESOLVE, INTRODUCE, and the way to a terminal |
 //! | [`answer`] | the datagrams |
 
 mod answer;
 mod deliver;
 mod expire;
+mod feed;
 mod group;
 mod introduce;
 mod lend;
@@ -44,14 +46,17 @@ mod store;
 mod timer;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use ahash::RandomState;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+pub use feed::{Effect, Report, ReportAnswer, ReportEnd};
 pub use spread::{GroupPush, NAMED_MAX};
 
 use answer::Asker;
+use feed::Feed;
 use group::Groups;
 use lend::Loans;
 use relay::Relays;
@@ -122,6 +127,8 @@ pub struct Outbox {
     pub dropped: Vec<Reason>,
     /// Messages for groups, to copy to their members.
     pub copies: Vec<GroupPush>,
+    /// How reports ended, each once; those that are answered are sent as the replies are.
+    pub reports: Vec<ReportEnd>,
 }
 
 /// How much the engine holds.
@@ -141,6 +148,12 @@ pub struct Live {
     pub relays: usize,
     /// REGISTERs that wait for the home server of their user.
     pub pending: usize,
+    /// Sessions that the network told of.
+    pub sessions: usize,
+    /// Those of them whose subscriber is not known here.
+    pub sessions_unknown: usize,
+    /// Reports that were taken and have not ended.
+    pub reports: usize,
 }
 
 /// What becomes of a request that did not fail.
@@ -177,6 +190,7 @@ pub struct Engine {
     groups: Groups,
     released: HashMap<Nothing, (u64, Option<TimerId>), RandomState>,
     relays: Relays,
+    feed: Feed,
     /// Places of the store: bindings that end, ended ones that are forgotten.
     expiry: Wheel<u32>,
     loan_expiry: Wheel<PushId>,
@@ -199,6 +213,7 @@ impl Engine {
             groups: Groups::new(&hasher),
             released: HashMap::with_hasher(hasher.clone()),
             relays: Relays::new(&hasher),
+            feed: Feed::new(&hasher),
             expiry: Wheel::default(),
             loan_expiry: Wheel::default(),
             released_expiry: Wheel::default(),
@@ -220,6 +235,7 @@ impl Engine {
             Change::Unlend { lent } if self.loans.len() > self.site.limits.bindings => {
                 self.loans.forget(lent)
             }
+            Change::Detach { .. } => self.feed.sessions.bound_over(self.site.limits.sessions),
             _ => {}
         }
     }
@@ -252,6 +268,7 @@ impl Engine {
                 None => out.dropped.push(reason),
             },
         }
+        self.settle_users(tables, request.now, out);
     }
 
     fn dispatch(
@@ -285,7 +302,10 @@ impl Engine {
     /// What a change makes of the state; the place of the entry that it made or changed.
     fn apply(&mut self, change: &Change) -> Option<u32> {
         match *change {
-            Change::Bind { ref binding, heard_ms } => return Some(self.store.bind(binding, heard_ms)),
+            Change::Bind { ref binding, heard_ms } => return Some(self.store.bind(binding, heard_ms, false)),
+            Change::Assign { ref binding, heard_ms } => {
+                return Some(self.store.bind(binding, heard_ms, true));
+            }
             Change::End { user, device, heard_ms } => return Some(self.store.end(user, device, heard_ms)),
             Change::Forget { user, device } => {
                 if let Some(timer) = self.store.forget(user, device) {
@@ -302,6 +322,12 @@ impl Engine {
                 let known = self.released.entry((user, device)).or_insert((heard_ms, None));
                 known.0 = known.0.max(heard_ms);
             }
+            Change::Attach(ref session) => drop(self.feed.sessions.set(session)),
+            Change::Detach { ref id, ended_ms } => {
+                if let Some(timer) = self.feed.sessions.remove(id, ended_ms).and_then(|held| held.timer) {
+                    self.feed.expiry.cancel(timer);
+                }
+            }
         }
         None
     }
@@ -310,15 +336,17 @@ impl Engine {
     fn commit(&mut self, tables: &Tables, change: Change, now: Now, out: &mut Outbox) {
         let at = self.apply(&change);
         match (&change, at) {
-            (Change::Bind { .. }, Some(at)) => self.arm_binding(at, now),
+            (Change::Bind { .. } | Change::Assign { .. }, Some(at)) => self.arm_binding(at, now),
             (Change::End { .. }, Some(at)) => self.arm_ended(tables, at, now),
             (Change::Lend { lent, .. } | Change::Unlend { lent }, _) => self.arm_loan(*lent, now),
             (Change::Released { user, device, .. }, _) => self.arm_released((*user, *device), now),
             (Change::Leave { group, .. } | Change::Disband { group }, _) => {
                 self.groups.prune(*group, tables);
             }
+            (Change::Attach(session), _) => self.arm_session(&session.id, now),
             _ => {}
         }
+        self.feed.unsettle(&change);
         let ended = match change {
             Change::End { user, device, .. } => Some((user, device)),
             _ => None,
@@ -396,6 +424,8 @@ impl Engine {
             self.loan_expiry.next_tick(),
             self.released_expiry.next_tick(),
             self.relays.next_tick(),
+            self.feed.expiry.next_tick(),
+            self.feed.is_busy().then_some(0),
         ];
         ticks.into_iter().flatten().min().map(timer::tick_ns)
     }
@@ -441,7 +471,11 @@ impl Engine {
             device,
             heard_ms,
         });
-        loans.chain(self.groups.changes()).chain(released)
+        let sessions =
+            self.feed.sessions.iter().map(|(_, session)| Change::Attach(Box::new(session.clone())));
+        let over = self.feed.sessions.iter_over();
+        let over = over.map(|(id, ended_ms)| Change::Detach { id: Arc::clone(id), ended_ms: Some(ended_ms) });
+        loans.chain(self.groups.changes()).chain(released).chain(sessions).chain(over)
     }
 
     /// How much it holds.
@@ -454,6 +488,9 @@ impl Engine {
             group_members: self.groups.members(),
             relays: self.relays.len(),
             pending: self.relays.pending(),
+            sessions: self.feed.sessions.len(),
+            sessions_unknown: self.feed.sessions.unknown(),
+            reports: self.feed.pending(),
         }
     }
 }

@@ -6,49 +6,86 @@
 
 use crossbeam::utils::CachePadded;
 
-use crate::reason::Reason;
+use crate::reason::{Reason, Unanswered};
 use crate::sync::Seqlock;
 
 macro_rules! counters {
-    ($($field:ident: $text:literal;)+) => {
-        /// What one shard has counted since it started.
+    (
+        $(#[$doc:meta])* $name:ident,
+        $(#[$board_doc:meta])* $board:ident,
+        $dropped_by:ident
+        $($field:ident: $text:literal;)+
+    ) => {
+        $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-        pub struct Counters {
+        pub struct $name {
             $(#[doc = $text] pub $field: u64,)+
-            /// Messages dropped, by [`Reason::index`].
-            pub dropped: [u64; Reason::COUNT],
+            #[doc = concat!("Dropped, by [`", stringify!($dropped_by), "::index`].")]
+            pub dropped: [u64; $dropped_by::COUNT],
         }
 
-        const SCALARS: usize = [$(stringify!($field)),+].len();
+        impl $name {
+            const SCALARS: usize = [$(stringify!($field)),+].len();
+            const WORDS: usize = Self::SCALARS + $dropped_by::COUNT;
 
-        impl Counters {
-            fn words(&self) -> [u64; WORDS] {
-                let mut words = [0; WORDS];
+            fn words(&self) -> [u64; Self::WORDS] {
+                let mut words = [0; Self::WORDS];
                 let scalars = [$(self.$field),+];
-                words[..SCALARS].copy_from_slice(&scalars);
-                words[SCALARS..].copy_from_slice(&self.dropped);
+                words[..Self::SCALARS].copy_from_slice(&scalars);
+                words[Self::SCALARS..].copy_from_slice(&self.dropped);
                 words
             }
 
-            fn from_words(words: &[u64; WORDS]) -> Self {
+            fn from_words(words: &[u64; Self::WORDS]) -> Self {
                 let [$($field,)+ ..] = *words;
-                let mut dropped = [0; Reason::COUNT];
-                dropped.copy_from_slice(&words[SCALARS..]);
+                let mut dropped = [0; $dropped_by::COUNT];
+                dropped.copy_from_slice(&words[Self::SCALARS..]);
                 Self { $($field,)+ dropped }
             }
 
-            /// Adds another shard's.
+            /// Adds what another one counted.
             pub fn add(&mut self, other: &Self) {
                 $(self.$field += other.$field;)+
                 for (sum, more) in self.dropped.iter_mut().zip(other.dropped) {
                     *sum += more;
                 }
             }
+
+            /// Counts what is dropped.
+            pub fn drop(&mut self, why: $dropped_by) {
+                self.dropped[why.index()] += 1;
+            }
+
+            /// All that was dropped.
+            pub fn dropped_total(&self) -> u64 {
+                self.dropped.iter().sum()
+            }
+        }
+
+        $(#[$board_doc])*
+        #[derive(Debug, Default)]
+        pub struct $board(CachePadded<Seqlock<{ $name::WORDS }>>);
+
+        impl $board {
+            /// Shows these. Only the thread that owns the board calls this.
+            pub fn show(&self, counters: &$name) {
+                self.0.write(&counters.words());
+            }
+
+            /// What was shown last, of one moment.
+            pub fn read(&self) -> $name {
+                $name::from_words(&self.0.read())
+            }
         }
     };
 }
 
 counters! {
+    /// What one shard has counted since it started.
+    Counters,
+    /// Where one shard shows its counters. One writer, any number of readers.
+    Board,
+    Reason
     rx: "Datagrams received.";
     rx_bytes: "Their bytes.";
     tx: "Datagrams that the kernel took, copies and REJECTs included.";
@@ -70,19 +107,26 @@ counters! {
     kernel_drops: "Datagrams that the kernel dropped before they could be received.";
 }
 
-const WORDS: usize = SCALARS + Reason::COUNT;
+counters! {
+    /// What a RADIUS listener, or the controller, has counted of Accounting-Requests since it started.
+    ReportCounters,
+    /// Where one of them shows its counters. One writer, any number of readers.
+    ReportBoard,
+    Unanswered
+    rx: "Packets received.";
+    handed: "Those that were handed to the controller.";
+    taken: "Those that the controller took: counted again by it, as answered, dropped or in flight.";
+    in_flight: "Those that the controller took and that are in no other counter: a gauge.";
+    applied: "Those answered that told of a session, a terminal or a whole NAS.";
+    late: "Those answered that came too late to change anything.";
+    repeated: "Those answered that had been answered before.";
+    ignored: "Those answered that say nothing of addresses.";
+    tx_failed: "Answers that the kernel refused.";
+    sessions: "Sessions that are under way: a gauge.";
+    sessions_unknown: "Those of them whose subscriber is not known here: a gauge.";
+}
 
 impl Counters {
-    /// Counts a dropped message.
-    pub fn drop(&mut self, reason: Reason) {
-        self.dropped[reason.index()] += 1;
-    }
-
-    /// All dropped messages.
-    pub fn dropped_total(&self) -> u64 {
-        self.dropped.iter().sum()
-    }
-
     /// Received messages that are in no counter: always 0, of a shard, of the controller and of their sum.
     pub fn unaccounted(&self) -> i64 {
         let ended = self.delivered + self.forwarded + self.answered + self.dropped_total() + self.punted;
@@ -95,19 +139,21 @@ impl Counters {
     }
 }
 
-/// Where one shard shows its counters. One writer, any number of readers.
-#[derive(Debug, Default)]
-pub struct Board(CachePadded<Seqlock<WORDS>>);
-
-impl Board {
-    /// Shows these. Only the shard that owns the board calls this.
-    pub fn show(&self, counters: &Counters) {
-        self.0.write(&counters.words());
+impl ReportCounters {
+    /// All that were answered.
+    pub fn answered(&self) -> u64 {
+        self.applied + self.late + self.repeated + self.ignored
     }
 
-    /// What was shown last, of one moment.
-    pub fn read(&self) -> Counters {
-        Counters::from_words(&self.0.read())
+    /// Packets on their way, those included that wait for the controller.
+    pub fn under_way(&self) -> u64 {
+        self.in_flight + self.handed.saturating_sub(self.taken)
+    }
+
+    /// Received packets that are in no counter: always 0, of a listener, of the controller and of their sum.
+    pub fn unaccounted(&self) -> i64 {
+        let ended = self.answered() + self.dropped_total() + self.handed;
+        (self.rx + self.taken) as i64 - (ended + self.in_flight) as i64
     }
 }
 

@@ -108,9 +108,14 @@ impl Shared {
     pub fn punted(&self, shard: usize, total: u64, more: bool) {
         if more {
             self.punts[shard].show(total);
-            if let Some(controller) = self.controller.get() {
-                controller.unpark();
-            }
+            self.wake();
+        }
+    }
+
+    /// Wakes the controller: there is something for it.
+    pub fn wake(&self) {
+        if let Some(controller) = self.controller.get() {
+            controller.unpark();
         }
     }
 }

@@ -79,6 +79,45 @@ impl Reason {
     }
 }
 
+macro_rules! unanswered {
+    ($($variant:ident $name:literal, $text:literal;)+) => {
+        /// Why a packet at the RADIUS port is not answered: its sender tries again, or nobody sent it that may.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Unanswered {
+            $(#[doc = $text] $variant,)+
+        }
+
+        impl Unanswered {
+            /// Every one of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The metric label.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+unanswered! {
+    UnknownClient "unknown-client", "no [[radius.client]] has the address that it came from";
+    Malformed "malformed", "its lengths contradict each other, or it lacks an attribute that it must have";
+    NotAccounting "not-accounting", "it is no Accounting-Request";
+    WrongAuthenticator "wrong-authenticator", "its sender does not know the client's secret";
+    Repeated "repeated", "it is being worked on already, and is answered once";
+    Overloaded "overloaded", "there is no room for it, or nothing can be made durable any more";
+}
+
+impl Unanswered {
+    /// How many there are: the length of an array indexed by [`Unanswered::index`].
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The place in [`Unanswered::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())

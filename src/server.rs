@@ -7,7 +7,7 @@
 //!  Server (the one writer: publishes, frees) ◄── admin (HTTP: /metrics, /live, /ready)
 //!
 //!  Shards ─► rings of what is rarer than a PUSH ─► Controller (one thread: engine, journal, live tables) ─► sockets
-//!                                                      └─► Fanout (one thread: copies for groups) ─► sockets
+//!  RADIUS listeners ─► inboxes ──────────────────────►┘└─► Fanout (one thread: copies for groups) ─► sockets
 //! ```
 //!
 //! A [`Shard`] is one core's loop over any port, a [`Controller`] the one writer over any disk; [`Server`] runs
@@ -17,11 +17,13 @@
 mod admin;
 mod controller;
 mod fanout;
+mod radius;
 mod shard;
 mod thread;
 
 use std::fmt;
 use std::io;
+use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -36,7 +38,7 @@ pub use shard::Shard;
 use crate::clock::Clock;
 use crate::config::{Config, Io};
 use crate::id::Endpoint;
-use crate::metrics::{Board, Counters};
+use crate::metrics::{Board, Counters, ReportCounters};
 use crate::net::{self, AffinityError, BindError, Listener, Placement, Udp};
 use crate::packet::{Burst, FramePool};
 use crate::plane::{PUNT_BYTES_MAX, Shared, Site};
@@ -79,13 +81,15 @@ struct State {
     desk: Arc<Desk>,
     journal: controller::Facts,
     shared: Arc<Shared>,
-    /// The shards should end.
+    /// What the RADIUS listeners hand to the controller.
+    radius: radius::Inboxes,
+    /// The shards and listeners should end.
     stop: AtomicBool,
     /// Set once every shard serves, cleared when the server drains.
     ready: AtomicBool,
     /// A shard has ended although nobody asked it to.
     failed: AtomicBool,
-    /// Every shard has ended: nothing more comes for the controller.
+    /// Every shard and listener has ended: nothing more comes for the controller.
     shards_ended: AtomicBool,
     /// The controller has ended: nothing more comes for the fan-out.
     controller_ended: AtomicBool,
@@ -144,6 +148,7 @@ pub struct Server {
     state: Arc<State>,
     tables: Publisher<Tables>,
     threads: Vec<JoinHandle<io::Result<()>>>,
+    listeners: Vec<JoinHandle<io::Result<()>>>,
     controller: Option<JoinHandle<io::Result<()>>>,
     fanout: Option<JoinHandle<io::Result<()>>>,
     recovered: Recovered,
@@ -169,6 +174,7 @@ impl Server {
             warnings
                 .push("the kernel does not steer by user here; correct, but caches are colder".to_owned());
         }
+        let radius_sockets = radius::bind(config.radius.as_ref(), config.limits.receive_buffer)?;
         let tables = Tables::new(image, 1, &config.name, None);
         if tables.own().is_none() {
             return Err(StartError(format!(
@@ -187,6 +193,7 @@ impl Server {
             desk: Arc::new(Desk::new()),
             journal: controller::Facts::default(),
             shared: Arc::clone(&shared),
+            radius: radius::Inboxes::new(radius_sockets.len(), config.limits.reports),
             stop: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -198,6 +205,7 @@ impl Server {
         });
         let clock = Clock::start();
         let sockets = shared_sockets(&bound.shards[0])?.into_iter().map(|listener| listener.socket).collect();
+        let radius = radius_sockets.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>();
         let fanout_reader = readers.swap_remove(cpus.len() + 1);
         let mut reader = readers.swap_remove(cpus.len());
         let (controller, recovered) = controller::thread::Seat::recover(
@@ -205,7 +213,7 @@ impl Server {
             seed,
             Arc::clone(&shared),
             (&mut reader, publisher.watch()),
-            sockets,
+            (sockets, radius.map_err(unshared)?),
             Arc::clone(&state),
             clock,
         )?;
@@ -215,6 +223,7 @@ impl Server {
             state,
             tables: publisher,
             threads: Vec::new(),
+            listeners: Vec::new(),
             controller: None,
             fanout: None,
             recovered,
@@ -263,8 +272,19 @@ impl Server {
                 Err(_) => return Err(StartError("a shard ended while it started".to_owned())),
             }
         }
+        server.listen_to_radius(radius_sockets)?;
         server.state.ready.store(true, Ordering::SeqCst);
         Ok(server)
+    }
+
+    fn listen_to_radius(&mut self, sockets: Vec<UdpSocket>) -> Result<(), StartError> {
+        let Some(config) = self.config.radius.clone().map(Arc::new) else { return Ok(()) };
+        for (number, socket) in sockets.into_iter().enumerate() {
+            let listener =
+                radius::Listener::new(socket, number, Arc::clone(&config), Arc::clone(&self.state));
+            self.listeners.push(spawn(format!("radius-{number}"), move || listener.run())?);
+        }
+        Ok(())
     }
 
     /// Its configuration.
@@ -312,6 +332,11 @@ impl Server {
         self.state.counters()
     }
 
+    /// The counters of RADIUS accounting, each of one moment.
+    pub fn report_counters(&self) -> ReportCounters {
+        self.state.radius.counters()
+    }
+
     /// Replaces the tables: every burst from now on sees the new ones, none is lost. Returns the
     /// generation.
     ///
@@ -355,6 +380,10 @@ impl Server {
             let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a shard panicked")));
             result = result.and(ended);
         }
+        for thread in self.listeners.drain(..) {
+            let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("a RADIUS listener panicked")));
+            result = result.and(ended);
+        }
         self.state.shards_ended.store(true, Ordering::Release);
         if let Some(controller) = self.controller.take() {
             controller.thread().unpark();
@@ -393,9 +422,11 @@ fn site(config: &Config, shared: &Arc<Shared>, shard: usize) -> Site {
 fn shared_sockets(listeners: &[Listener]) -> Result<Vec<Listener>, StartError> {
     let clone =
         |listener: &Listener| Ok(Listener { socket: listener.socket.try_clone()?, addr: listener.addr });
-    listeners.iter().map(clone).collect::<io::Result<_>>().map_err(|error| {
-        StartError(format!("a socket cannot be shared: {error}; raise the limit on open files"))
-    })
+    listeners.iter().map(clone).collect::<io::Result<_>>().map_err(unshared)
+}
+
+fn unshared(error: io::Error) -> StartError {
+    StartError(format!("a socket cannot be shared: {error}; raise the limit on open files"))
 }
 
 fn fanout(

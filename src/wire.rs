@@ -2,4 +2,5 @@
 
 pub mod gtp;
 pub mod prp;
+pub mod radius;
 pub mod tunnel;

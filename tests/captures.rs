@@ -109,6 +109,14 @@ const GOLDEN: &[Golden] = &[
         ..NOTHING
     },
     Golden {
+        file: "live-radclient-3gpp-accounting.pcap",
+        frames: 11,
+        datagrams: 11,
+        pushes: 11,
+        users: &["direct 0 127.0.0.1:1813"],
+        ..NOTHING
+    },
+    Golden {
         file: "pcapplusplus-gtp.pcap",
         frames: 7,
         datagrams: 7,
@@ -133,6 +141,14 @@ const GOLDEN: &[Golden] = &[
         ..NOTHING
     },
     Golden { file: "tcpdump-radius_attr_asan.pcap", frames: 1, ..NOTHING },
+    Golden {
+        file: "wrapped-node-radius-accounting.pcap",
+        frames: 3,
+        datagrams: 3,
+        pushes: 3,
+        users: &["direct 0 10.0.3.4:32769", "direct 0 10.200.0.10:1813"],
+        ..NOTHING
+    },
     Golden {
         file: "zeek-gtp-pdp_ctx_messages.pcapng",
         frames: 14,

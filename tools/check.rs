@@ -104,14 +104,16 @@ pub(crate) fn host(
         }
         _ => {}
     }
-    for listen in &config.listen {
+    let own = config.listen.iter().map(|listen| (listen, places.listen));
+    let radius = config.radius.iter().flat_map(|radius| &radius.listen);
+    for (listen, place) in own.chain(radius.map(|listen| (listen, places.radius_listen))) {
         // Any port will do: that it is an address of this host is the question.
         if let Err(error) = UdpSocket::bind(SocketAddr::from(listen.with_port(0))) {
             let sentence = format!(
                 "listen: expected an address of this host, found {} ({error}); correct it or give the address to an interface",
                 listen.ip()
             );
-            faults.push(places.fault(places.listen, sentence));
+            faults.push(places.fault(place, sentence));
         }
     }
     if let Some(metrics) = config.metrics

@@ -85,7 +85,7 @@ pub(crate) fn load(config: &Config, places: &Places) -> Result<Image, Stop> {
 
 /// What the journal had, if it had anything.
 fn say_recovered(server: &Server) {
-    let Recovered { bindings, journal } = server.recovered();
+    let Recovered { bindings, sessions, journal } = server.recovered();
     for passed in &journal.passed_over {
         eprintln!("warning: {passed}");
     }
@@ -94,19 +94,23 @@ fn say_recovered(server: &Server) {
     }
     let records = journal.records + journal.snapshot_records;
     if records > 0 {
-        eprintln!("recovered {bindings} bindings from {records} records, {} bytes", journal.bytes);
+        let sessions = if *sessions > 0 { format!(" and {sessions} sessions") } else { String::new() };
+        eprintln!("recovered {bindings} bindings{sessions} from {records} records, {} bytes", journal.bytes);
     }
 }
 
 fn say_ready(server: &Server) {
     let config = server.config();
     let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    let radius: Vec<String> =
+        config.radius.iter().flat_map(|radius| &radius.listen).map(ToString::to_string).collect();
+    let radius = if radius.is_empty() { String::new() } else { format!(", radius on {}", radius.join(" ")) };
     let metrics = server.metrics().map_or_else(String::new, |at| format!(", http://{at}/metrics"));
     let mut out = std::io::stdout().lock();
     // Whoever closed our output does not want to know.
     let _ = writeln!(
         out,
-        "ready {} on {}: {} shards over {}, generation {}, {} terminals, {} registered, digest {:032x}{metrics}",
+        "ready {} on {}: {} shards over {}, generation {}, {} terminals, {} registered, digest {:032x}{radius}{metrics}",
         config.name,
         listen.join(" "),
         server.shards(),

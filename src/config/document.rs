@@ -20,6 +20,8 @@ pub(crate) struct Document {
     path: PathBuf,
     text: String,
     lines: Vec<usize>,
+    /// The file's mode, where others than its owner can read it.
+    shared_mode: Option<u32>,
 }
 
 /// A value and the byte offset at which it stands.
@@ -41,12 +43,13 @@ impl Document {
     /// Reads a file that is open already.
     pub(crate) fn read_open(path: &Path, file: File) -> Result<Self, Diagnostic> {
         let mut bytes = Vec::new();
+        let shared_mode = shared_mode(&file);
         file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
         if bytes.len() as u64 > FILE_MAX {
             let sentence = format!("expected at most {} MiB; split the file or shorten it", FILE_MAX >> 20);
             return Err(Diagnostic::new(path, 1, 1, sentence));
         }
-        Self::from_bytes(path, bytes)
+        Ok(Self { shared_mode, ..Self::from_bytes(path, bytes)? })
     }
 
     /// From bytes that must be UTF-8; a byte order mark is dropped.
@@ -66,7 +69,7 @@ impl Document {
         }
         let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
         let lines = std::iter::once(0).chain(ends).collect();
-        let document = Self { path: path.to_owned(), text, lines };
+        let document = Self { path: path.to_owned(), text, lines, shared_mode: None };
         match bad {
             None => Ok(document),
             Some(byte) => Err(document.fault(
@@ -79,6 +82,11 @@ impl Document {
     /// The file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file's mode, where others than its owner can read it; none also of what was no file.
+    pub(crate) fn shared_mode(&self) -> Option<u32> {
+        self.shared_mode
     }
 
     /// Line and column, both from 1, of a byte offset.
@@ -135,28 +143,40 @@ impl Document {
                 ));
                 continue;
             }
-            let Some(items) = value.get_ref().as_array() else {
-                let sentence = format!(
-                    "expected a list of tables, found {}; write [[{name}]] over each",
-                    describe(value.get_ref())
-                );
-                faults.push(self.fault(key.span().start, sentence));
-                continue;
-            };
-            for item in items {
-                match item.get_ref().as_table() {
-                    Some(table) => {
-                        sections.push(Section::new(self, format!("[[{name}]]"), table, item.span().start))
-                    }
-                    None => faults.push(self.fault(
-                        item.span().start,
-                        format!("expected a table, found {}; write [[{name}]]", describe(item.get_ref())),
-                    )),
-                }
-            }
+            self.tables(name, key.span().start, value, faults, &mut sections);
         }
         sections.sort_by_key(|section| section.offset);
         sections
+    }
+
+    /// The elements of an array of tables called `name`, whose key stands at `key`.
+    fn tables<'d>(
+        &'d self,
+        name: &str,
+        key: usize,
+        value: &'d Spanned<DeValue<'d>>,
+        faults: &mut Faults,
+        sections: &mut Vec<Section<'d>>,
+    ) {
+        let Some(items) = value.get_ref().as_array() else {
+            let sentence = format!(
+                "expected a list of tables, found {}; write [[{name}]] over each",
+                describe(value.get_ref())
+            );
+            faults.push(self.fault(key, sentence));
+            return;
+        };
+        for item in items {
+            match item.get_ref().as_table() {
+                Some(table) => {
+                    sections.push(Section::new(self, format!("[[{name}]]"), table, item.span().start))
+                }
+                None => faults.push(self.fault(
+                    item.span().start,
+                    format!("expected a table, found {}; write [[{name}]]", describe(item.get_ref())),
+                )),
+            }
+        }
     }
 }
 
@@ -177,6 +197,12 @@ pub(crate) fn open(path: &Path) -> Result<Option<File>, Diagnostic> {
         Ok(_) => {}
     }
     File::open(path).map(Some).map_err(|error| unreadable(path, &error))
+}
+
+/// The mode of a file that others than its owner can read: no place for a secret.
+pub(crate) fn shared_mode(file: &File) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().ok().map(|metadata| metadata.mode() & 0o7777).filter(|mode| mode & 0o077 != 0)
 }
 
 /// A file that is there and cannot be read.
@@ -242,6 +268,15 @@ impl<'d> Section<'d> {
     pub(crate) fn get(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
         self.asked.push(key);
         self.table.get(key)
+    }
+
+    /// The elements of the array of tables `key`, none when it is absent; `name` is what an operator calls it.
+    pub(crate) fn tables(&mut self, faults: &mut Faults, key: &'static str, name: &'static str) -> Vec<Self> {
+        let mut sections = Vec::new();
+        if let Some(value) = self.get(key) {
+            self.document.tables(name, self.place_of_key(key), value, faults, &mut sections);
+        }
+        sections
     }
 
     /// A value that may be absent; `None` also when it is wrong, which is told.

@@ -7,12 +7,12 @@ use toml::de::DeValue;
 use super::address::{address, any_address};
 use super::document::{At, Document, Section, boolean, describe, name, number, parsed, string};
 use super::faults::Faults;
-use super::{Config, Io, Limits, Policy, RegisterPolicy, Shards};
+use super::{Config, Io, Limits, Policy, RegisterPolicy, Shards, radius};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::id::Endpoint;
 
 /// The port of PRP.
-const PORT: u16 = 17400;
+pub(super) const PORT: u16 = 17400;
 
 /// Where in `pushplane.toml` the values stand that are later held against the tables and the host: line and
 /// column, both from 1. A value that is absent has the place of its table.
@@ -36,6 +36,10 @@ pub struct Places {
     pub io: (usize, usize),
     /// `policy.require_auth`.
     pub require_auth: (usize, usize),
+    /// `radius.listen`.
+    pub radius_listen: (usize, usize),
+    /// Each `realm` of `[radius]`, and where it stands.
+    pub radius_realms: Vec<(u32, (usize, usize))>,
 }
 
 impl Places {
@@ -114,9 +118,18 @@ fn read(document: &Document) -> Result<(Config, Places), Diagnostics> {
     if let Some(section) = table(document, &mut top, "limits", &mut faults) {
         limits = read_limits(section, &mut faults);
     }
+    let mut radius = None;
+    if let Some(section) = table(document, &mut top, "radius", &mut faults) {
+        places.radius_listen = document.place(section.place_of("listen"));
+        let taken = config.as_ref().map_or(&[][..], |config: &Config| &config.listen);
+        let mut realms = Vec::new();
+        radius = radius::read(document, section, taken, &mut realms, &mut faults);
+        places.radius_realms =
+            realms.into_iter().map(|(realm, offset)| (realm, document.place(offset))).collect();
+    }
     top.finish(&mut faults);
     match (faults.into_result(()), config) {
-        (Ok(()), Some(config)) => Ok((Config { policy, limits, ..config }, places)),
+        (Ok(()), Some(config)) => Ok((Config { policy, limits, radius, ..config }, places)),
         (Err(faults), _) => Err(faults),
         (Ok(()), None) => Err(Diagnostics(vec![document.fault(0, "expected a table [server]")])),
     }
@@ -149,7 +162,7 @@ fn server(mut section: Section<'_>, faults: &mut Faults) -> Option<Config> {
         }
         text => Ok(folder.join(text)),
     };
-    let listen = listen(&mut section, faults);
+    let listen = listen(&mut section, faults, PORT);
     let tables = section.optional(faults, "tables", path);
     let state = section.optional(faults, "state", path);
     let control = section.optional(faults, "control", path);
@@ -171,26 +184,29 @@ fn server(mut section: Section<'_>, faults: &mut Faults) -> Option<Config> {
         control: value(control, "control.sock"),
         metrics: metrics.map(|at| at.value),
         hlr: hlr.map(|at| at.value),
+        radius: None,
         io: io.map_or(Io::Auto, |at| at.value),
         policy: Policy::default(),
         limits: Limits::default(),
     })
 }
 
-fn listen(section: &mut Section<'_>, faults: &mut Faults) -> Option<Vec<Endpoint>> {
+/// The addresses to receive on, of this port where they name none.
+pub(super) fn listen(section: &mut Section<'_>, faults: &mut Faults, port: u16) -> Option<Vec<Endpoint>> {
     if !section.has("listen") {
-        section.required(faults, "listen", "listen = [\"ADDRESS:17400\"]", |_| Ok(()));
+        let example = format!("listen = [\"ADDRESS:{port}\"]");
+        section.required(faults, "listen", &example, |_| Ok(()));
         return None;
     }
     let items = section.list(faults, "listen", true, |text| {
-        let endpoint = any_address(text, Some(PORT))?;
+        let endpoint = any_address(text, Some(port))?;
         if endpoint.ip().is_unspecified() {
             return Err(format!(
                 "expected the addresses themselves, found {text}, which stands for all of them; a reply must leave \
                  from the address that was written to, so name each address"
             ));
         }
-        address(text, Some(PORT))
+        address(text, Some(port))
     })?;
     let mut listen: Vec<Endpoint> = Vec::with_capacity(items.len());
     for item in &items {
@@ -202,7 +218,8 @@ fn listen(section: &mut Section<'_>, faults: &mut Faults) -> Option<Vec<Endpoint
         listen.push(item.value);
     }
     if listen.is_empty() && faults.is_empty() {
-        let sentence = "listen: expected at least one address, found none; add one like \"192.0.2.1:17400\"";
+        let sentence =
+            format!("listen: expected at least one address, found none; add one like \"192.0.2.1:{port}\"");
         faults.push(section.fault_at(section.place_of("listen"), sentence));
     }
     Some(listen)
@@ -234,7 +251,11 @@ fn shards(value: &DeValue<'_>) -> Result<Shards, String> {
 
 /// One of a few words.
 fn choice<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Result<T, String> {
-    let found = string(value)?;
+    word(&string(value)?, words)
+}
+
+/// As [`choice`], of a text.
+pub(super) fn word<T: Copy>(found: &str, words: &[(&str, T)]) -> Result<T, String> {
     words.iter().find(|(word, _)| *word == found).map(|(_, meaning)| *meaning).ok_or_else(|| {
         let words: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
         format!("expected {}, found {found:?}", words.join(" or "))
@@ -284,6 +305,8 @@ fn read_limits(mut section: Section<'_>, faults: &mut Faults) -> Limits {
         groups: limit("groups", default.groups, 0..=1 << 26),
         group_members: limit("group_members", default.group_members, 0..=1 << 28),
         relays: limit("relays", default.relays, 1..=1 << 24),
+        sessions: limit("sessions", default.sessions, 1..=1 << 28),
+        reports: limit("reports", default.reports, 1..=1 << 20),
     };
     section.finish(faults);
     limits
@@ -291,6 +314,7 @@ fn read_limits(mut section: Section<'_>, faults: &mut Faults) -> Limits {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Identify;
     use super::*;
 
     fn load(text: &str) -> Result<(Config, Places), String> {
@@ -322,7 +346,7 @@ mod tests {
             "static_bindings = true\n",
             "[limits]\ndatagram_max = 9_000\nframes = 0x80\nreceipts = 1\nreplays = 2\nreject_sources = 3\n",
             "receive_buffer = 4096\npunts = 7\njournal = 65536\nbindings = 9\nvalidity_default_s = 60\nvalidity_max_s = 600\n",
-            "groups = 0\ngroup_members = 5\nrelays = 6\n",
+            "groups = 0\ngroup_members = 5\nrelays = 6\nsessions = 8\nreports = 10\n",
         ))
         .unwrap();
         assert_eq!(config.tables, Path::new("/var/t.ppt"));
@@ -337,6 +361,69 @@ mod tests {
         assert_eq!((limits.bindings, limits.validity_default_s, limits.validity_max_s), (9, 60, 600));
         assert_eq!((limits.groups, limits.group_members, limits.relays), (0, 5, 6));
         assert_eq!((config.io, places.require_auth), (Io::Socket, (13, 16)));
+    }
+
+    #[test]
+    fn who_may_speak_for_the_network() {
+        let good = "[server]\nname = \"m\"\nlisten = [\"127.0.0.1:1\"]\n[radius]\nlisten = \"127.0.0.1\"\n";
+        let client = "[[radius.client]]\naddress = \"10.0.0.0/8\"\nsecret = \"s\"\n";
+        let (config, places) = load(&format!("{good}{client}")).unwrap();
+        let radius = config.radius.unwrap();
+        assert_eq!(radius.listen, ["127.0.0.1:1813".parse().unwrap()]);
+        assert_eq!((radius.realm, radius.port, radius.session_max_s), (0, 17_400, 86_400));
+        assert_eq!(radius.identify, [Identify::Imsi, Identify::CallingStation, Identify::UserName]);
+        assert_eq!(radius.clients.len(), 1);
+        assert_eq!((places.radius_listen, &places.radius_realms[..]), ((5, 10), &[][..]));
+        let all = concat!(
+            "realm = 3\nidentify = [\"user-name\", \"imsi\"]\nport = 2948\nsession_max_s = 0\n",
+            "[[radius.client]]\naddress = \"10.0.0.0/8\"\nsecret = \"s\"\n",
+            "[[radius.client]]\naddress = \"10.0.0.1\"\nsecret = \"t\"\nrealm = 4\n",
+            "[[radius.apn]]\nname = \"VPN.example\"\nrealm = 9\n",
+        );
+        let (config, places) = load(&format!("{good}{all}")).unwrap();
+        let radius = config.radius.unwrap();
+        assert_eq!((radius.realm, radius.port, radius.session_max_s), (3, 2948, 0));
+        assert_eq!(radius.identify, [Identify::UserName, Identify::Imsi]);
+        assert_eq!(radius.clients[0].prefix, ("10.0.0.1".parse().unwrap(), 32), "the longest first");
+        assert_eq!(radius.clients[0].secret.octets(), b"t");
+        assert_eq!(radius.apns, [("vpn.example".to_owned(), 9)]);
+        assert_eq!(places.radius_realms, [(3, (6, 9)), (4, (16, 9)), (9, (19, 9))]);
+        for (text, place, words) in [
+            (good.to_owned(), "4:1", "at least one [[radius.client]]"),
+            (format!("{good}{client}secret = \"t\"\n"), "9:1", "duplicate key"),
+            (format!("{good}{client}realm = -1\n"), "9:9", "whole number"),
+            (format!("{good}{client}port = 1\n"), "9:1", "unknown key \"port\" in [[radius.client]]"),
+            (format!("{good}{client}{client}"), "10:11", "another client's already"),
+            (format!("{good}{}", client.replace("/8", "/33")), "7:11", "prefix length"),
+            (format!("{good}{}", client.replace("0.0.0/8", "0.0.1/8")), "7:11", "host bits"),
+            (format!("{good}{}", client.replace("/8", ":1813")), "7:11", "without a port"),
+            (format!("{good}{}", client.replace("\"s\"", "\"\"")), "8:10", "found 0"),
+            (format!("{good}{}", client.replace("\"s\"", "7777")), "8:10", "in quotes"),
+            (format!("{good}[[radius.client]]\naddress = \"::1\"\n"), "6:1", "expected the key secret"),
+            (format!("{good}client = 1\n"), "6:1", "[[radius.client]]"),
+            (format!("{good}identify = \"msisdn\"\n{client}"), "6:12", "\"calling-station-id\""),
+            (format!("{good}identify = []\n{client}"), "6:12", "at least one"),
+            (format!("{good}identify = [\"imsi\", \"imsi\"]\n{client}"), "6:21", "once"),
+            (format!("{good}port = 0\n{client}"), "6:8", "from 1 to 65535"),
+            (format!("{good}{client}[[radius.apn]]\nname = \"a\"\n"), "9:1", "expected the key realm"),
+            (
+                format!("{good}{client}{0}{0}", "[[radius.apn]]\nname = \"a\"\nrealm = 1\n"),
+                "13:8",
+                "has a realm already",
+            ),
+            (good.replace("listen = \"127.0.0.1\"", client), "4:1", "ADDRESS:1813"),
+            (format!("{}{client}", good.replace("1\"\n", "1:1\"\n")), "5:10", "server.listen already"),
+            (
+                format!("{}{client}", good.replace("\"127.0.0.1\"", "\"0.0.0.0\"")),
+                "5:10",
+                "name each address",
+            ),
+        ] {
+            let found = load(&text).expect_err(&text);
+            assert!(found.starts_with(&format!("etc/pushplane.toml:{place}: ")), "{text}\n{found}");
+            assert!(found.contains(words), "{text}\n{found}");
+            assert!(!found.contains("7777"), "a secret is not shown: {found}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ impl Engine {
         self.expiry.pop(tick(now));
         self.loan_expiry.pop(tick(now));
         self.released_expiry.pop(tick(now));
+        self.feed.expiry.pop(tick(now));
         self.groups.prune_all(tables);
         self.tables_changed(tables, now, out);
         let places: Vec<u32> = self.store.iter().map(|(at, _)| at).collect();
@@ -42,6 +43,7 @@ impl Engine {
         for key in released {
             self.arm_released(key, now);
         }
+        self.feed_restored(tables, now, out);
     }
 
     /// Takes notice of new tables.
@@ -63,6 +65,8 @@ impl Engine {
                 self.arm_ended(tables, at, now);
             }
         }
+        self.feed_tables_changed(tables, now, out);
+        self.settle_users(tables, now, out);
     }
 
     /// Works on what is due.
@@ -92,10 +96,15 @@ impl Engine {
                 }
             } else if let Some(key) = self.released_expiry.pop(to) {
                 self.released.remove(&key);
+            } else if let Some(at) = self.feed.expiry.pop(to) {
+                self.session_timeout(tables, at, now, out);
+            } else if self.sweep(tables, now, out) {
+                // There may be more.
             } else if !self.relay_timeout(tables, to, now, out) {
-                return;
+                break;
             }
         }
+        self.settle_users(tables, now, out);
     }
 
     /// Ends a binding whose validity has run out by the wall clock; else waits for that.
@@ -153,7 +162,13 @@ impl Engine {
 }
 
 /// Sets a timer, or none, in place of the one that was set.
-fn rearm<K: Copy>(wheel: &mut Wheel<K>, timer: &mut Option<TimerId>, key: K, now: Now, wait_ms: Option<u64>) {
+pub(super) fn rearm<K: Copy>(
+    wheel: &mut Wheel<K>,
+    timer: &mut Option<TimerId>,
+    key: K,
+    now: Now,
+    wait_ms: Option<u64>,
+) {
     if let Some(timer) = timer.take() {
         wheel.cancel(timer);
     }

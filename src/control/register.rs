@@ -195,6 +195,10 @@ impl Engine {
     /// Whether the registration is new enough and there is room for it.
     pub(super) fn check(&self, registration: &Registration, now: Now) -> Result<(), Reason> {
         let Registration { binding, age, .. } = registration;
+        // What the network says goes before what a terminal says.
+        if self.is_anothers(binding, now) {
+            return Err(Reason::NotPermitted);
+        }
         if age.heard_ms < self.last_heard(binding.user, binding.device, now) {
             return Err(Reason::StaleOrReplayed);
         }
@@ -258,6 +262,7 @@ impl Engine {
         let former = self.serving_now(tables, user, device, now);
         self.end_others(tables, &binding, now, out);
         self.commit(tables, Change::Bind { binding, heard_ms: age.heard_ms }, now, out);
+        self.end_assigned(tables, &binding, None, now, out);
         if let (Lend::Beside, Some(lent)) = (lend, lent) {
             let until_ms = binding.valid_until_ms.unwrap_or(u64::MAX);
             self.commit(tables, Change::Lend { lent, user, device, until_ms }, now, out);
@@ -304,7 +309,7 @@ impl Engine {
     }
 
     /// The Push server that serves an own user's terminal now.
-    fn serving_now(
+    pub(super) fn serving_now(
         &self,
         tables: &Tables,
         user: PushId,

@@ -117,6 +117,7 @@ impl Engine {
             };
             self.commit(tables, Change::End { user, device, heard_ms }, now, out);
         }
+        self.silence(tables, user, |binding| which.means(binding), &ends, now, out);
         if is_remembered {
             let change = Change::Released { user, device: which.device, heard_ms: age };
             self.commit(tables, change, now, out);

@@ -1,7 +1,7 @@
 //! What the controller knows of terminals: bindings, ended ones that are still remembered, and whose
 //! each private and public address is.
 //!
-//! Costs 140 bytes a terminal with one address: an entry of 88, 24 of its timer, 9.2 in the index of users and 18.3
+//! Costs 148 bytes a terminal with one address: an entry of 96, 24 of its timer, 9.2 in the index of users and 18.3
 //! in that of addresses, which are made for as many terminals as the limits allow and take memory as it is touched.
 //! Every question that a request asks is answered by a look into an index; nothing is scanned, and nothing ever
 //! grows while requests wait but beyond the limits.
@@ -13,6 +13,8 @@
 //! told is told first, as it was, and marked: the cut passes over it. A place that is taken anew meanwhile is marked
 //! too.
 
+use std::collections::BTreeSet;
+
 use super::timer::TimerId;
 use crate::id::{Endpoint, Imsi, PushId};
 use crate::table::binding::hash;
@@ -23,17 +25,19 @@ const NIL: u32 = u32::MAX;
 
 mod flag {
     /// The place is taken.
-    pub(super) const USED: u8 = 1;
+    pub(super) const USED: u16 = 1;
     /// The terminal is bound; else it has ended.
-    pub(super) const BOUND: u8 = 2;
+    pub(super) const BOUND: u16 = 2;
     /// It has ended and has a row in users.csv, which it hides for as long as that is there.
-    pub(super) const HIDES_ROW: u8 = 4;
-    pub(super) const PRIVATE: u8 = 8;
-    pub(super) const SERVING: u8 = 16;
-    pub(super) const NAT: u8 = 32;
-    pub(super) const UNTIL: u8 = 64;
+    pub(super) const HIDES_ROW: u16 = 4;
+    pub(super) const PRIVATE: u16 = 8;
+    pub(super) const SERVING: u16 = 16;
+    pub(super) const NAT: u16 = 32;
+    pub(super) const UNTIL: u16 = 64;
     /// What stood in this place at the moment of the cut was told, or nothing did.
-    pub(super) const TOLD: u8 = 128;
+    pub(super) const TOLD: u16 = 128;
+    /// It is bound by what the network says.
+    pub(super) const ASSIGNED: u16 = 256;
 }
 
 /// A terminal of which something is known, or a free place.
@@ -59,10 +63,10 @@ pub(super) struct Entry {
     device: u8,
     bearers: u8,
     listener: u8,
-    flags: u8,
+    flags: u16,
 }
 
-const _: () = assert!(size_of::<Entry>() == 88);
+const _: () = assert!(size_of::<Entry>() == 96);
 
 /// Whether a binding's validity has not run out at this time.
 pub(super) fn is_valid(binding: &Binding, unix_ms: u64) -> bool {
@@ -71,7 +75,7 @@ pub(super) fn is_valid(binding: &Binding, unix_ms: u64) -> bool {
 
 impl Entry {
     /// A terminal that has ended.
-    const fn ended(user: PushId, device: u8, heard_ms: u64, flags: u8) -> Self {
+    const fn ended(user: PushId, device: u8, heard_ms: u64, flags: u16) -> Self {
         Self {
             user: [(user.0 >> 64) as u64, user.0 as u64],
             addr: [0; 16],
@@ -90,11 +94,11 @@ impl Entry {
         }
     }
 
-    const fn has(&self, wanted: u8) -> bool {
+    const fn has(&self, wanted: u16) -> bool {
         self.flags & wanted != 0
     }
 
-    fn set(&mut self, flag: u8, value: bool) {
+    fn set(&mut self, flag: u16, value: bool) {
         self.flags = if value { self.flags | flag } else { self.flags & !flag };
     }
 
@@ -104,6 +108,11 @@ impl Entry {
 
     pub(super) const fn device(&self) -> u8 {
         self.device
+    }
+
+    /// Whether it is bound by what the network says, not by REGISTER.
+    pub(super) const fn is_assigned(&self) -> bool {
+        self.has(flag::ASSIGNED)
     }
 
     /// Whether it is bound no more.
@@ -187,6 +196,9 @@ impl Entry {
     /// What makes this entry of none.
     fn change(&self) -> Change {
         match self.is_ended() {
+            false if self.is_assigned() => {
+                Change::Assign { binding: self.binding(), heard_ms: self.heard_ms }
+            }
             false => Change::Bind { binding: self.binding(), heard_ms: self.heard_ms },
             true => Change::End { user: self.user(), device: self.device, heard_ms: self.heard_ms },
         }
@@ -250,6 +262,8 @@ pub(super) struct Store {
     addresses: Places,
     seed: u64,
     cut: Option<Cut>,
+    /// Bindings to private IPv6 addresses, by realm and address: a whole net can change hands.
+    nets: BTreeSet<(u32, [u8; 16], u32)>,
 }
 
 impl Store {
@@ -266,6 +280,7 @@ impl Store {
             addresses: Places::new(terminals * 2),
             seed,
             cut: None,
+            nets: BTreeSet::new(),
         }
     }
 
@@ -319,7 +334,7 @@ impl Store {
     /// Starts to bring near what a change of the journal will look at.
     pub(super) fn prefetch(&self, change: &Change) {
         match change {
-            Change::Bind { binding, .. } => {
+            Change::Bind { binding, .. } | Change::Assign { binding, .. } => {
                 self.users.index.prefetch(self.hash(binding.user));
                 for address in addresses(binding) {
                     self.addresses.index.prefetch(address.hash(self.seed));
@@ -346,15 +361,34 @@ impl Store {
 
     /// Every binding that holds an address of this one: all of one address are one user's.
     pub(super) fn holders(&self, binding: &Binding) -> impl Iterator<Item = (u32, &Entry)> {
-        addresses(binding).flat_map(|address| {
-            let candidates = self.addresses.index.candidates(address.hash(self.seed)).map(|at| at as u32);
-            let entries = candidates.filter_map(|at| Some((at, self.get(at)?)));
-            entries.filter(move |(_, entry)| entry.holds(address))
-        })
+        addresses(binding).flat_map(|address| self.holders_of(address))
     }
 
-    /// Sets a binding in place of what its user and device had.
-    pub(super) fn bind(&mut self, binding: &Binding, heard_ms: u64) -> u32 {
+    /// The bindings to this private address, with any port: of one user.
+    pub(super) fn owners_of_private(
+        &self,
+        realm: u32,
+        private: Endpoint,
+    ) -> impl Iterator<Item = (u32, &Entry)> {
+        self.holders_of(Address::Private(realm, private.octets()))
+    }
+
+    fn holders_of(&self, address: Address) -> impl Iterator<Item = (u32, &Entry)> {
+        let candidates = self.addresses.index.candidates(address.hash(self.seed)).map(|at| at as u32);
+        let entries = candidates.filter_map(|at| Some((at, self.get(at)?)));
+        entries.filter(move |(_, entry)| entry.holds(address))
+    }
+
+    /// The bindings to private addresses of one IPv6 net of 64 bits, of which this is the first.
+    pub(super) fn owners_in_net(&self, realm: u32, base: [u8; 16]) -> impl Iterator<Item = (u32, &Entry)> {
+        let mut last = base;
+        last[8..].fill(0xFF);
+        let places = self.nets.range((realm, base, 0)..=(realm, last, u32::MAX));
+        places.filter_map(|(.., at)| Some((*at, self.get(*at)?)))
+    }
+
+    /// Sets a binding in place of what its user and device had. `assigned`: by what the network says.
+    pub(super) fn bind(&mut self, binding: &Binding, heard_ms: u64, assigned: bool) -> u32 {
         // Nobody else holds its addresses: whoever makes changes ends those first. Were it otherwise,
         // the address would still be one user's.
         let others: Vec<(PushId, u8, u64)> = self
@@ -372,6 +406,7 @@ impl Store {
         let entry = &mut self.entries[at as usize];
         let before = (!entry.is_ended()).then(|| entry.binding());
         entry.bind(binding, heard_ms);
+        entry.set(flag::ASSIGNED, assigned);
         self.bound += usize::from(before.is_none());
         self.move_addresses(at, before.as_ref(), Some(binding));
         at
@@ -459,6 +494,14 @@ impl Store {
         let has = |binding: Option<&Binding>, address| {
             binding.is_some_and(|binding| addresses(binding).any(|own| own == address))
         };
+        let net = |binding: &Binding| {
+            let private = binding.private.filter(|private| !private.is_ipv4())?;
+            Some((binding.realm, private.octets(), at))
+        };
+        if let Some(net) = before.and_then(net) {
+            self.nets.remove(&net);
+        }
+        self.nets.extend(after.and_then(net));
         let seed = self.seed;
         for address in after.into_iter().flat_map(addresses).filter(|address| !has(before, *address)) {
             self.addresses.insert(address.hash(seed), at);

@@ -14,6 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
@@ -21,7 +22,8 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::{StartError, State};
 use crate::id::Endpoint;
-use crate::reason::Reason;
+use crate::metrics::{Counters, ReportCounters};
+use crate::reason::{Reason, Unanswered};
 
 /// Connections served at once; a further one waits.
 const CONNECTIONS_MAX: usize = 256;
@@ -184,7 +186,9 @@ fn metrics(state: &State) -> Result<String, std::fmt::Error> {
 
 #[derive(Debug)]
 struct Snapshot {
-    counters: crate::metrics::Counters,
+    counters: Counters,
+    /// Where RADIUS is listened to.
+    reports: Option<ReportCounters>,
     facts: super::TableFacts,
     shards: usize,
     ready: bool,
@@ -197,6 +201,7 @@ impl Snapshot {
     fn of(state: &State) -> Self {
         Self {
             counters: state.counters(),
+            reports: (!state.radius.each.is_empty()).then(|| state.radius.counters()),
             facts: state.facts().clone(),
             shards: state.boards.len(),
             ready: state.is_ready(),
@@ -251,7 +256,7 @@ impl Collector for Snapshot {
             "pushplane_dropped",
             "Messages dropped, by reason",
             None,
-            prometheus_client::metrics::MetricType::Counter,
+            MetricType::Counter,
         )?;
         for reason in Reason::ALL {
             let count = ConstCounter::new(c.dropped[reason.index()]);
@@ -297,11 +302,15 @@ impl Collector for Snapshot {
             "pushplane_table_entries",
             "Rows of each table",
             None,
-            prometheus_client::metrics::MetricType::Gauge,
+            MetricType::Gauge,
         )?;
         for (table, rows) in self.facts.entries.iter().chain(&[("live", self.live[0])]) {
             let count = ConstGauge::new(*rows as i64);
             count.encode(entries.encode_family(&[("table", *table)])?)?;
+        }
+
+        if let Some(reports) = &self.reports {
+            encode_reports(&mut encoder, reports)?;
         }
 
         let digest = format!("{:032x}", self.facts.digest);
@@ -313,4 +322,36 @@ impl Collector for Snapshot {
             info.metric_type(),
         )?)
     }
+}
+
+/// What became of Accounting-Requests.
+fn encode_reports(encoder: &mut DescriptorEncoder<'_>, c: &ReportCounters) -> Result<(), std::fmt::Error> {
+    let mut one = |name: &str, help: &str, metric: &dyn EncodeMetric| {
+        let name = format!("pushplane_radius_{name}");
+        metric.encode(encoder.encode_descriptor(&name, help, None, metric.metric_type())?)
+    };
+    one("requests", "Packets received", &ConstCounter::new(c.rx))?;
+    one("tx_failed", "Answers that the kernel refused", &ConstCounter::new(c.tx_failed))?;
+    one(
+        "in_flight",
+        "Requests that are neither answered nor dropped yet",
+        &ConstGauge::new(c.under_way() as i64),
+    )?;
+    one("unaccounted", "Requests that are in no counter: always 0", &ConstGauge::new(c.unaccounted()))?;
+    one("sessions", "Sessions that are under way", &ConstGauge::new(c.sessions as i64))?;
+    let help = "Those of them whose subscriber is not known here";
+    one("sessions_unknown", help, &ConstGauge::new(c.sessions_unknown as i64))?;
+
+    let mut family = |name: &str, help: &str, label: &str, rows: &[(&str, u64)]| {
+        let name = format!("pushplane_radius_{name}");
+        let mut rows_of = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+        rows.iter().try_for_each(|(value, count)| {
+            ConstCounter::new(*count).encode(rows_of.encode_family(&[(label, *value)])?)
+        })
+    };
+    let effects =
+        [("applied", c.applied), ("late", c.late), ("repeated", c.repeated), ("ignored", c.ignored)];
+    family("answered", "Requests answered, by what they changed", "effect", &effects)?;
+    let dropped: Vec<_> = Unanswered::ALL.iter().map(|why| (why.name(), c.dropped[why.index()])).collect();
+    family("dropped", "Packets not answered, by reason", "reason", &dropped)
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  shards ─► rings ─► Engine ─► changes ─► journal: one commit a batch ─► live tables ─► replies ─► sockets
-//!                       ▲
+//!  RADIUS ───────────►┘ ▲
 //!                     time
 //! ```
 //!
@@ -23,6 +23,7 @@ mod answers;
 mod compact;
 mod facts;
 mod replay;
+mod reports;
 pub(super) mod thread;
 
 use std::collections::VecDeque;
@@ -36,10 +37,11 @@ pub use facts::Told;
 
 use super::StartError;
 use crate::clock::Now;
-use crate::control::{Engine, GroupPush, Outbox, Reply, Request, Site};
+use crate::config::Radius;
+use crate::control::{Engine, GroupPush, Outbox, Reply, ReportAnswer, Request, Site};
 use crate::id::Endpoint;
 use crate::journal::{Disk, Finished, Journal, Options, Os, Recovery};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, ReportCounters};
 use crate::plane::{Punt, Shared};
 use crate::reason::Reason;
 use crate::table::{Change, LiveWriter, Tables};
@@ -72,6 +74,7 @@ pub struct Controller<D: Disk = Os> {
     shared: Arc<Shared>,
     rejects: bool,
     counters: Counters,
+    reports: ReportCounters,
     told: Told,
     /// How many each shard's ring gave.
     taken: Vec<u64>,
@@ -81,6 +84,7 @@ pub struct Controller<D: Disk = Os> {
     /// Of batches that are durable.
     replies: VecDeque<Reply>,
     copies: VecDeque<GroupPush>,
+    report_answers: VecDeque<ReportAnswer>,
     generation: u64,
     poisoned: bool,
     trouble: Option<String>,
@@ -107,8 +111,22 @@ impl<D: Disk> Controller<D> {
         site: Site,
         shared: Arc<Shared>,
     ) -> Result<(Self, Recovery), StartError> {
+        Self::recover_listening(disk, state, site, None, shared)
+    }
+
+    /// As [`Controller::recover`], to listen to RADIUS accounting as configured.
+    ///
+    /// # Errors
+    /// As [`Controller::recover`].
+    pub fn recover_listening(
+        disk: D,
+        state: &Path,
+        site: Site,
+        radius: Option<Radius>,
+        shared: Arc<Shared>,
+    ) -> Result<(Self, Recovery), StartError> {
         let (limits, rejects) = (site.limits, site.policy.rejects);
-        let mut engine = Engine::new(site);
+        let mut engine = Engine::new(site).with_feed(radius);
         let Some(mut writer) = shared.live_writer() else {
             return Err(StartError("the live tables have a writer already".to_owned()));
         };
@@ -129,12 +147,14 @@ impl<D: Disk> Controller<D> {
             shared,
             rejects,
             counters: Counters::default(),
+            reports: ReportCounters::default(),
             told: Told::default(),
             taken,
             out: Outbox::default(),
             asked: Vec::with_capacity(BATCH_MAX),
             replies: VecDeque::new(),
             copies: VecDeque::new(),
+            report_answers: VecDeque::new(),
             generation: 0,
             poisoned: false,
             trouble: None,
@@ -211,6 +231,11 @@ impl<D: Disk> Controller<D> {
         Told { commits: self.journal.commits(), segment_bytes, snapshot_bytes, ..self.told }
     }
 
+    /// How many sessions of RADIUS accounting are under way.
+    pub fn sessions(&self) -> usize {
+        self.engine.live().sessions
+    }
+
     /// How many bindings hold, those included whose validity has ended and that were not cleared yet.
     pub fn bindings(&self) -> usize {
         self.writer.live().len()
@@ -261,7 +286,7 @@ impl<D: Disk> Controller<D> {
         };
         let asked = Asked { header, from: punt.from, listener: punt.listener, key: punt.signed_by };
         let takes_room = matches!(Kind::from_code(header.kind), Some(Kind::Register | Kind::Release));
-        if self.poisoned || (takes_room && self.writer.room() < ROOM_MIN) {
+        if self.poisoned || (takes_room && !self.has_room()) {
             self.counters.drop(Reason::Overloaded);
             self.reject(tables, &asked, now);
             return;
@@ -292,6 +317,7 @@ impl<D: Disk> Controller<D> {
             self.counters.drop(reason);
         }
         self.copies.extend(out.copies.drain(..));
+        self.end_reports(out.reports.drain(..));
         self.counters.in_flight = (self.engine.live().pending + self.copies.len()) as u64;
         self.replies.extend(out.replies.drain(..));
         let changed = !out.changes.is_empty();
@@ -316,6 +342,7 @@ impl<D: Disk> Controller<D> {
         self.poisoned = true;
         self.trouble = Some(format!("registrations are refused until this server is started again: {why}"));
         self.drop_the_rest();
+        self.give_up_reports();
         for asked in std::mem::take(&mut self.asked) {
             self.reject(tables, &asked, now);
         }

@@ -1,8 +1,11 @@
 //! What changes while a server runs: the words in which the controller tells the live tables, and the
 //! journal, what happened. Everything else is derived from these.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use super::session::{Session, SessionId};
 use crate::id::{Endpoint, Imsi, PushId};
 
 /// One terminal's binding, as a REGISTER that was accepted left it.
@@ -108,6 +111,24 @@ pub enum Change {
         device: Option<u8>,
         /// Milliseconds since 1970, of the request.
         heard_ms: u64,
+    },
+    /// As [`Change::Bind`], but by what the network says, not the terminal. `heard_ms` is still the age of the last
+    /// request of the terminal that was accepted.
+    Assign {
+        /// The binding.
+        binding: Binding,
+        /// Milliseconds since 1970; 0: none is known.
+        heard_ms: u64,
+    },
+    /// The network says that a terminal has these addresses, in place of what it said of the same session.
+    Attach(Box<Session>),
+    /// A session is over, and its addresses are nobody's.
+    Detach {
+        /// Which.
+        id: Arc<SessionId>,
+        /// Milliseconds since 1970: what the network says of it up to then comes too late. None: nothing was heard
+        /// of it for so long that it does not count any more.
+        ended_ms: Option<u64>,
     },
 }
 

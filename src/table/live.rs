@@ -354,7 +354,7 @@ impl LiveWriter {
     /// When there is no room for it: then nothing is changed.
     pub fn apply(&mut self, change: &Change) -> Result<(), Full> {
         match change {
-            Change::Bind { binding, .. } => self.bind(binding),
+            Change::Bind { binding, .. } | Change::Assign { binding, .. } => self.bind(binding),
             Change::End { user, device, .. } => self.end(*user, *device),
             Change::Forget { user, device } => {
                 if let Some(slot) = self.device_slot(*user, *device) {
@@ -373,7 +373,9 @@ impl LiveWriter {
             | Change::Join { .. }
             | Change::Leave { .. }
             | Change::Disband { .. }
-            | Change::Released { .. } => Ok(()),
+            | Change::Released { .. }
+            | Change::Attach(_)
+            | Change::Detach { .. } => Ok(()),
         }
     }
 

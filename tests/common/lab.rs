@@ -492,6 +492,8 @@ pub(crate) const LIMITS: Limits = Limits {
     groups: 1 << 6,
     group_members: 1 << 10,
     relays: 1 << 6,
+    sessions: 1 << 8,
+    reports: 1 << 6,
 };
 
 /// Tables of a source, as the server `home` sees them.

@@ -1,8 +1,8 @@
 //! One engine without network: requests in, replies and changes out, accounts checked after each.
 
 use pushplane::clock::Now;
-use pushplane::config::{Limits, Policy, RegisterPolicy};
-use pushplane::control::{Engine, GroupPush, Outbox, Reply, Request, Site};
+use pushplane::config::{Limits, Policy, Radius, RegisterPolicy};
+use pushplane::control::{Engine, GroupPush, Outbox, Reply, Report, ReportEnd, Request, Site};
 use pushplane::id::{Endpoint, PushId};
 use pushplane::reason::Reason;
 use pushplane::table::{Binding, Change, Rib, Tables};
@@ -28,10 +28,13 @@ pub(crate) struct Bench {
     pub(crate) site: Site,
     pub(crate) now: Now,
     pub(crate) journal: Vec<Change>,
+    radius: Option<Radius>,
     handled: u64,
     answered: u64,
     dropped: u64,
     spread: u64,
+    reported: u64,
+    reports_ended: u64,
 }
 
 /// What one request brought.
@@ -41,6 +44,7 @@ pub(crate) struct Said {
     pub(crate) changes: Vec<Change>,
     pub(crate) dropped: Vec<Reason>,
     pub(crate) copies: Vec<GroupPush>,
+    pub(crate) reports: Vec<ReportEnd>,
 }
 
 /// A reply, read.
@@ -105,17 +109,25 @@ impl Bench {
     }
 
     pub(crate) fn with(policy: Policy, limits: Limits, rib: &Rib) -> Self {
+        Self::listening(policy, limits, rib, None)
+    }
+
+    /// One that hears what the network says.
+    pub(crate) fn listening(policy: Policy, limits: Limits, rib: &Rib, radius: Option<Radius>) -> Self {
         let site = Site { listen: vec![at(LISTEN4), at(LISTEN6)], policy, limits, seed: 7 };
         let mut bench = Self {
-            engine: Engine::new(site.clone()),
+            engine: Engine::new(site.clone()).with_feed(radius.clone()),
             tables: lab::tables(rib),
             site,
             now: NOW,
             journal: Vec::new(),
+            radius,
             handled: 0,
             answered: 0,
             dropped: 0,
             spread: 0,
+            reported: 0,
+            reports_ended: 0,
         };
         let mut out = Outbox::default();
         bench.engine.restored(&bench.tables, bench.now, &mut out);
@@ -128,12 +140,16 @@ impl Bench {
         self.answered += out.answered;
         self.dropped += out.dropped.len() as u64;
         self.spread += out.copies.len() as u64;
-        let ended = self.answered + self.dropped + self.spread + self.engine.live().pending as u64;
+        let live = self.engine.live();
+        let ended = self.answered + self.dropped + self.spread + live.pending as u64;
         assert_eq!(ended, self.handled, "every request ends once");
+        self.reports_ended += out.reports.len() as u64;
+        assert_eq!(self.reports_ended + live.reports as u64, self.reported, "so does every report");
         for change in &out.changes {
             assert_eq!(Change::from_bytes(&change.to_bytes()).as_ref(), Some(change));
         }
-        Said { replies: out.replies, changes: out.changes, dropped: out.dropped, copies: out.copies }
+        let Outbox { replies, changes, dropped, copies, reports, .. } = out;
+        Said { replies, changes, dropped, copies, reports }
     }
 
     /// A datagram, as a shard passes it on that found its tag right.
@@ -154,6 +170,16 @@ impl Bench {
         self.datagram(&message.bytes(), at(from), 0)
     }
 
+    /// An Accounting-Request that a listener found genuine, from the first client.
+    pub(crate) fn report(&mut self, bytes: &[u8], from: Endpoint) -> Said {
+        let client = self.radius.as_ref().and_then(|radius| radius.client(from.ip())).unwrap();
+        let mut out = Outbox::default();
+        self.reported += 1;
+        let report = Report { bytes, from, listener: 0, client, now: self.now };
+        self.engine.handle_report(&self.tables, &report, &mut out);
+        self.settle(out)
+    }
+
     /// Time passes; what is due happens when it is due.
     pub(crate) fn pass_ms(&mut self, ms: u64) -> Said {
         let end = self.now.plus_ns(ms * 1_000_000);
@@ -164,11 +190,17 @@ impl Bench {
             said.replies.extend(now.replies);
             said.changes.extend(now.changes);
             said.dropped.extend(now.dropped);
+            said.reports.extend(now.reports);
         }
         self.now = end;
         let last = self.timeout();
         assert_eq!((last.replies.len(), last.changes.len()), (0, 0), "something was late");
         said
+    }
+
+    /// What is due now happens, as much of it as happens at once.
+    pub(crate) fn pass_once(&mut self) -> Said {
+        self.timeout()
     }
 
     fn timeout(&mut self) -> Said {
@@ -180,7 +212,8 @@ impl Bench {
     /// The server is killed and started again.
     pub(crate) fn restart(&mut self) -> Said {
         self.handled -= self.engine.live().pending as u64;
-        self.engine = Engine::new(self.site.clone());
+        self.reported -= self.engine.live().reports as u64;
+        self.engine = Engine::new(self.site.clone()).with_feed(self.radius.clone());
         for change in &self.journal {
             self.engine.restore(change);
         }
@@ -196,13 +229,18 @@ impl Bench {
         self.settle(out)
     }
 
+    /// From now on nobody is listened to, or somebody.
+    pub(crate) fn listen(&mut self, radius: Option<Radius>) {
+        self.radius = radius;
+    }
+
     /// The bindings that hold by the engine's own account.
     pub(crate) fn bound(&self) -> Vec<Binding> {
         let mut bound: Vec<Binding> = self
             .engine
             .changes()
             .filter_map(|change| match change {
-                Change::Bind { binding, .. } => Some(binding),
+                Change::Bind { binding, .. } | Change::Assign { binding, .. } => Some(binding),
                 _ => None,
             })
             .collect();

@@ -5,9 +5,14 @@
 #[path = "../common/lab.rs"]
 mod lab;
 
+#[path = "../common/radius.rs"]
+mod radius;
+
 mod anything;
 mod bench;
 mod compaction;
+mod feed;
+mod feed_model;
 mod groups;
 mod model;
 mod register;

@@ -81,7 +81,7 @@ impl<'t> Control<'t> {
     fn settle(&mut self, now: Now) -> io::Result<Handled> {
         let mut handled = Handled { verdict: Verdict::Forward, replies: Vec::new(), copies: None };
         loop {
-            let Outbox { changes, replies, answered, dropped, copies } = std::mem::take(&mut self.out);
+            let Outbox { changes, replies, answered, dropped, copies, .. } = std::mem::take(&mut self.out);
             for change in &changes {
                 self.writer.apply(change).map_err(|full| {
                     io::Error::other(format!("{full}; a --config with a higher limits.bindings has room"))

@@ -68,28 +68,36 @@ fn some_op() -> impl Strategy<Value = Op> {
 
 fn key(change: &Change) -> (PushId, u8) {
     match change {
-        Change::Bind { binding, .. } => (binding.user, binding.device),
+        Change::Bind { binding, .. } | Change::Assign { binding, .. } => (binding.user, binding.device),
         Change::End { user, device, .. } => (*user, *device),
         other => panic!("{other:?}"),
     }
 }
 
 /// As the store does it, by looking at everything.
-fn bind(known: &mut Known, binding: &Binding, heard_ms: u64) {
+fn bind(known: &mut Known, binding: &Binding, heard_ms: u64, assigned: bool) {
     for other in known.values_mut() {
-        let Change::Bind { binding: own, heard_ms } = *other else { continue };
+        let (Change::Bind { binding: own, heard_ms } | Change::Assign { binding: own, heard_ms }) = *other
+        else {
+            continue;
+        };
         let shares = addresses(&own).any(|at| addresses(binding).any(|new| new == at));
         if own.user != binding.user && shares {
             *other = Change::End { user: own.user, device: own.device, heard_ms };
         }
     }
-    known.insert((binding.user, binding.device), Change::Bind { binding: *binding, heard_ms });
+    let binding = *binding;
+    let change = match assigned {
+        true => Change::Assign { binding, heard_ms },
+        false => Change::Bind { binding, heard_ms },
+    };
+    known.insert((binding.user, binding.device), change);
 }
 
 fn agree(store: &Store, known: &Known) {
     let told: Known = store.changes().map(|change| (key(&change), change)).collect();
     assert_eq!(&told, known);
-    let bound = |known: &Known| known.values().filter(|change| matches!(change, Change::Bind { .. })).count();
+    let bound = |known: &Known| known.values().filter(|change| !matches!(change, Change::End { .. })).count();
     assert_eq!((store.len(), store.bound()), (known.len(), bound(known)));
     for n in 0..20 {
         let mut devices: Vec<u8> = store.of_user(user(n)).map(|(_, entry)| entry.device()).collect();
@@ -99,7 +107,7 @@ fn agree(store: &Store, known: &Known) {
         assert_eq!(devices, known);
     }
     for change in known.values() {
-        let Change::Bind { binding, .. } = change else { continue };
+        let (Change::Bind { binding, .. } | Change::Assign { binding, .. }) = change else { continue };
         for (_, holder) in store.holders(binding) {
             assert_eq!(holder.user(), binding.user);
         }
@@ -122,8 +130,9 @@ proptest! {
         for (heard_ms, op) in (0..).zip(ops) {
             match op {
                 Op::Bind(binding) => {
-                    store.bind(&binding, heard_ms);
-                    bind(&mut known, &binding, heard_ms);
+                    let assigned = heard_ms % 3 == 0;
+                    store.bind(&binding, heard_ms, assigned);
+                    bind(&mut known, &binding, heard_ms, assigned);
                 }
                 Op::End(n, device) => {
                     store.end(user(n), device, heard_ms);
@@ -159,7 +168,7 @@ proptest! {
     #[test]
     fn an_entry_is_the_binding_that_it_was_given(binding in some_binding()) {
         let mut store = Store::new(0, 7);
-        let at = store.bind(&binding, 5);
+        let at = store.bind(&binding, 5, false);
         prop_assert_eq!(store.get(at).unwrap().binding(), binding);
         store.end(binding.user, binding.device, 6);
         prop_assert_eq!(store.get(at).unwrap().binding(), nothing(binding.user, binding.device));

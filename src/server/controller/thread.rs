@@ -1,19 +1,21 @@
 //! The controller's thread: gives a [`Controller`] a clock, sockets to answer from, and bursts to wait for.
 
 use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::Socket;
 
+use super::super::radius::Parcel;
 use super::super::{IDLE, StartError, State};
 use super::Controller;
 use super::answers::Answers;
 use super::compact::{PART, Writer};
 use crate::clock::{Clock, Now};
 use crate::config::Config;
-use crate::control::Site;
+use crate::control::{Report, Site};
 use crate::journal::{Os, Recovery};
 use crate::metrics::Counters;
 use crate::plane::Shared;
@@ -30,11 +32,16 @@ const SOON: Duration = Duration::from_millis(1);
 /// How long after a snapshot that could not be written the next is tried: the disk may be full.
 const RETRY_NS: u64 = 60_000_000_000;
 
+/// RADIUS packets taken in one turn, so many that the shards' requests do not wait for them.
+const REPORTS_MAX: usize = 1024;
+
 /// What the controller found when it started.
 #[derive(Clone, Debug)]
 pub struct Recovered {
     /// Bindings that hold again.
     pub bindings: usize,
+    /// Sessions that the network told of and that still count.
+    pub sessions: usize,
     /// What the journal held.
     pub journal: Recovery,
 }
@@ -45,6 +52,8 @@ pub(in crate::server) struct Seat {
     shared: Arc<Shared>,
     shards: Watch<Tables>,
     answers: Answers,
+    /// By address of `radius.listen`: the listeners' sockets, to answer from.
+    radius: Vec<UdpSocket>,
     state: Arc<State>,
     clock: Clock,
     /// Of a snapshot that is being written.
@@ -63,25 +72,36 @@ impl Seat {
         seed: u64,
         shared: Arc<Shared>,
         (tables, shards): (&mut Reader<Tables>, Watch<Tables>),
-        sockets: Vec<Socket>,
+        (sockets, radius): (Vec<Socket>, Vec<UdpSocket>),
         state: Arc<State>,
         clock: Clock,
     ) -> Result<(Self, Recovered), StartError> {
         let site = Site { listen: config.listen.clone(), policy: config.policy, limits: config.limits, seed };
-        let (controller, journal) = Controller::recover(Os, &config.state, site, Arc::clone(&shared))?;
+        let feed = config.radius.clone();
+        let (controller, journal) =
+            Controller::recover_listening(Os, &config.state, site, feed, Arc::clone(&shared))?;
         let answers = Answers::start(sockets).map_err(|error| {
             StartError(format!("answers cannot have a thread: {error}; raise the limit on processes"))
         })?;
-        let mut seat =
-            Self { controller, shared, shards, answers, state, clock, writer: None, compact_after_ns: 0 };
+        let mut seat = Self {
+            controller,
+            shared,
+            shards,
+            answers,
+            radius,
+            state,
+            clock,
+            writer: None,
+            compact_after_ns: 0,
+        };
         seat.turn(tables);
         if seat.controller.is_poisoned() {
             let folder = config.state.join("journal");
             let folder = folder.display();
             return Err(StartError(format!("the journal {folder} cannot be written; look at the disk")));
         }
-        let bindings = seat.controller.bindings();
-        Ok((seat, Recovered { bindings, journal }))
+        let (bindings, sessions) = (seat.controller.bindings(), seat.controller.sessions());
+        Ok((seat, Recovered { bindings, sessions, journal }))
     }
 
     /// The thread's whole life.
@@ -117,6 +137,7 @@ impl Seat {
     fn turn(&mut self, tables: &mut Reader<Tables>) -> bool {
         let now = self.clock.now();
         let tables = tables.enter();
+        let heard = self.hear(&tables, now);
         let decided = self.controller.decide(&tables, now);
         if let Some(trouble) = self.controller.take_trouble() {
             self.state.poisoned.store(true, Ordering::SeqCst);
@@ -129,7 +150,21 @@ impl Seat {
         self.answer(now);
         let compacts = self.compact(now);
         self.show(self.controller.counters());
-        decided.worked || compacts
+        decided.worked || heard || compacts
+    }
+
+    /// Takes what the RADIUS listeners found; true when that was something.
+    fn hear(&mut self, tables: &Tables, now: Now) -> bool {
+        let inboxes = &self.state.radius.each;
+        let mut heard = false;
+        for (listener, inbox) in (0..).zip(inboxes) {
+            for _ in 0..REPORTS_MAX / inboxes.len() {
+                let Some(Parcel { bytes, from, client }) = inbox.take() else { break };
+                heard = true;
+                self.controller.report(tables, &Report { bytes: &bytes, from, listener, client, now });
+            }
+        }
+        heard
     }
 
     /// Waits until every burst has left that may not have seen the live tables as they are now.
@@ -145,6 +180,7 @@ impl Seat {
         self.state.controller.show(counters);
         self.state.desk.show(counters.punted);
         self.state.journal.show(&self.controller.told());
+        self.state.radius.controller.show(self.controller.report_counters());
     }
 
     /// Hands messages for groups to the fan-out.
@@ -167,6 +203,12 @@ impl Seat {
     fn count_sent(&mut self) {
         for (reply, has_left) in self.answers.sent() {
             self.controller.sent(&reply, has_left);
+        }
+        while let Some(answer) = self.controller.poll_report() {
+            let to = SocketAddr::from(answer.to);
+            let socket = self.radius.get(usize::from(answer.listener));
+            let has_left = socket.is_some_and(|socket| socket.send_to(&answer.datagram, to).is_ok());
+            self.controller.report_sent(has_left);
         }
     }
 
@@ -203,6 +245,8 @@ impl Seat {
     fn close(mut self) -> io::Result<()> {
         self.answers.finish();
         self.count_sent();
+        self.controller.give_up_reports();
+        self.state.radius.controller.show(self.controller.report_counters());
         let (counters, closed) = self.controller.close();
         self.state.controller.show(&counters);
         self.state.desk.show(counters.punted);

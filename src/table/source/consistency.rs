@@ -43,6 +43,15 @@ pub fn check_against(config: &Config, places: &Places, rib: &Rib) -> Result<Vec<
         }
         served_by_home(config, places, rib, &mut faults);
     }
+    for (realm, place) in &places.radius_realms {
+        if !rib.segments.iter().any(|segment| segment.realm == *realm) {
+            let sentence = format!(
+                "realm: segments.csv has no segment of realm {realm}, so nobody is reached whom RADIUS tells of there; \
+                 add its segments or correct it"
+            );
+            warnings.push(places.fault(*place, sentence));
+        }
+    }
     if config.policy.require_auth && rib.keys.is_empty() {
         warnings.push(places.fault(
             places.require_auth,

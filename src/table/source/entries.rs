@@ -8,7 +8,9 @@ use toml::de::DeValue;
 
 use super::place::Homes;
 use crate::config::address::address;
-use crate::config::document::{At, Document, Section, boolean, describe, name, number, open, parsed, string};
+use crate::config::document::{
+    At, Document, Section, boolean, describe, name, number, open, parsed, shared_mode, string,
+};
 use crate::config::faults::Faults;
 use crate::diagnostic::Diagnostic;
 use crate::id::{Endpoint, Mac, PushId, PushPrefix, parse_ip_prefix};
@@ -150,12 +152,6 @@ pub(super) fn keys(path: &Path, faults: &mut Faults) -> Keys {
     });
     keys.known = (whole && all_ids).then_some(known);
     keys
-}
-
-#[cfg(unix)]
-fn shared_mode(file: &std::fs::File) -> Option<u32> {
-    use std::os::unix::fs::MetadataExt;
-    file.metadata().ok().map(|metadata| metadata.mode() & 0o7777).filter(|mode| mode & 0o077 != 0)
 }
 
 fn key_value(value: &DeValue<'_>) -> Result<[u8; 16], String> {
