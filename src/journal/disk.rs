@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 /// Everything the journal does to files: small enough for a test to stand in between, to fail any
 /// operation, or to lose power after it.
@@ -103,6 +104,11 @@ pub trait Disk: Clone + Send + 'static {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Os;
 
+/// How often a lock that is taken is tried again, and how long apart: 100 ms in all. A child that whoever held it had
+/// just begun to start holds it until it runs its own program.
+const LOCK_TRIES: u32 = 20;
+const BETWEEN_TRIES: Duration = Duration::from_millis(5);
+
 impl Disk for Os {
     type File = File;
     type Lock = File;
@@ -121,7 +127,14 @@ impl Disk for Os {
     fn lock(&self, path: &Path) -> io::Result<File> {
         let mut file =
             File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        match file.try_lock() {
+        let mut tries = LOCK_TRIES;
+        let mut locked = file.try_lock();
+        while let (Err(TryLockError::WouldBlock), 1..) = (&locked, tries) {
+            tries -= 1;
+            std::thread::sleep(BETWEEN_TRIES);
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut owner = String::new();
