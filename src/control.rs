@@ -436,7 +436,7 @@ impl Engine {
     }
 
     /// Marks a moment: [`Engine::cut_some`] then tells the whole state as of it, while requests go on. What is not a
-    /// binding is copied here: 50 ns a lent Push ID or membership.
+    /// binding is copied here: a lent Push ID, a membership, a RADIUS session each.
     pub fn begin_cut(&mut self) {
         self.store.begin_cut();
         self.rest = self.changes_of_the_rest().collect();

@@ -22,7 +22,7 @@ use super::served::{Counts, Served};
 use crate::outcome::Tally;
 use crate::{Stop, common};
 
-/// How many registrations become durable a second, what they cost, and what they do to pushes
+/// How many registrations become durable a second, what they cost, and how long they take to recover after a kill
 ///
 /// Starts `serve` with a generated operator and its state in a temporary folder, registers terminals with it
 /// over loopback, and compares what it says with what it was told.
