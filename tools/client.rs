@@ -23,6 +23,18 @@ pub(crate) struct GivenKey {
     key: MacKey,
 }
 
+impl GivenKey {
+    /// Its number.
+    pub(crate) const fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Puts its tag into a datagram whose head ends there with a whole Auth; false when it has none.
+    pub(crate) fn sign(&self, datagram: &mut [u8], head_bytes: usize) -> bool {
+        self.key.sign(datagram, head_bytes)
+    }
+}
+
 impl FromStr for GivenKey {
     type Err = ParseError;
 

@@ -41,7 +41,7 @@ enum Command {
     Listen(listen::Args),
     Group(group::Group),
     Resolve(group::Resolve),
-    Replay(replay::Args),
+    Replay(Box<replay::Args>),
     #[command(subcommand)]
     Bench(bench::Command),
     Lab(lab::Args),

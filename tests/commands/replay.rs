@@ -1,5 +1,6 @@
 //! `tables learn` and `replay`, on other people's captures and on made ones.
 
+mod live;
 mod server;
 mod whatif;
 

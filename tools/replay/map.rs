@@ -111,10 +111,10 @@ impl Maps {
         self.ids.is_empty() && self.addresses.is_empty()
     }
 
-    /// An address outside a message: who sent it.
-    pub(super) fn endpoint(&self, endpoint: Endpoint) -> Endpoint {
-        let mapped = self.addresses.iter().find_map(|rule| rule.map(endpoint.ip()));
-        mapped.map_or(endpoint, |ip| Endpoint::new(ip, endpoint.port()))
+    /// What an address outside a message is mapped to, if a rule names it: who sent it.
+    pub(super) fn endpoint(&self, endpoint: Endpoint) -> Option<Endpoint> {
+        let mapped = self.addresses.iter().find_map(|rule| rule.map(endpoint.ip()))?;
+        Some(Endpoint::new(mapped, endpoint.port()))
     }
 
     /// Maps a message, and takes its signature off if that made it wrong; true when it did.
@@ -225,7 +225,7 @@ mod tests {
         );
         assert_eq!(message.payload(&bytes), b"payload");
         let from: Endpoint = "10.9.9.9:4000".parse().unwrap();
-        assert_eq!(maps.endpoint(from).to_string(), "127.9.9.9:4000");
+        assert_eq!(maps.endpoint(from).unwrap().to_string(), "127.9.9.9:4000");
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(super) struct Message<'a> {
     pub(super) from: Endpoint,
     pub(super) to: Endpoint,
     pub(super) bytes: &'a [u8],
+    /// The sender's address is one that a captured one was mapped to.
+    pub(super) mapped: bool,
 }
 
 /// Who owns the users' addresses, and which addresses the server itself sends from.
@@ -130,19 +132,29 @@ impl<'a> Messages<'a> {
                 continue;
             }
             let (time_ns, frame_number) = (push.time_ns, push.frame_number);
-            if !selection.takes(&Message { time_ns, frame_number, from, to, bytes: push.bytes }) {
+            if !selection.takes(&Message {
+                time_ns,
+                frame_number,
+                from,
+                to,
+                bytes: push.bytes,
+                mapped: false,
+            }) {
                 self.left_out += 1;
                 continue;
             }
             break (time_ns, frame_number, from, to);
         };
         self.taken += 1;
-        let mut message = Message { time_ns, frame_number, from, to, bytes: pushes.last() };
+        let mut message = Message { time_ns, frame_number, from, to, bytes: pushes.last(), mapped: false };
         if !maps.is_empty() {
             mapped.clear();
             mapped.extend_from_slice(message.bytes);
             self.unsigned += u64::from(maps.apply(mapped));
-            (message.bytes, message.from) = (mapped, maps.endpoint(from));
+            message.bytes = mapped;
+            if let Some(from) = maps.endpoint(from) {
+                (message.from, message.mapped) = (from, true);
+            }
         }
         Some(message)
     }

@@ -116,6 +116,7 @@ mod tests {
             from: "192.0.2.7:4000".parse().unwrap(),
             to: "192.0.2.1:17400".parse().unwrap(),
             bytes: &bytes,
+            mapped: false,
         };
         let takes = |include: &str, exclude: &str| {
             let read = |text: &str| text.split_whitespace().map(|word| word.parse().unwrap()).collect();
