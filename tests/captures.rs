@@ -112,8 +112,8 @@ const GOLDEN: &[Golden] = &[
         file: "live-radclient-3gpp-accounting.pcap",
         frames: 11,
         datagrams: 11,
-        pushes: 11,
-        users: &["direct 0 127.0.0.1:1813"],
+        unowned: 11,
+        users: &["gateway-10.9.0.2 0 172.16.222.1:17400 460001234567890"],
         ..NOTHING
     },
     Golden {
@@ -145,8 +145,8 @@ const GOLDEN: &[Golden] = &[
         file: "wrapped-node-radius-accounting.pcap",
         frames: 3,
         datagrams: 3,
-        pushes: 3,
-        users: &["direct 0 10.0.3.4:32769", "direct 0 10.200.0.10:1813"],
+        unowned: 3,
+        users: &["direct 0 10.2.0.252:17400"],
         ..NOTHING
     },
     Golden {

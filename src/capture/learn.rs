@@ -3,6 +3,8 @@
 //! | from | a terminal is | its gateway is |
 //! |---|---|---|
 //! | GTP-C: Create PDP Context Request and an accepting Response | the end user address, with the request's IMSI | the GGSN's address for user traffic |
+//! | RADIUS accounting: Start, Interim, Stop, On, Off | the framed address, with the IMSI | the GGSN's address, else of a mobile network the NAS's |
+//! | PRP: REGISTER and its REGISTERED, RELEASE and its RELEASED | the address that registered, with its Push ID, device and NAT mapping | as the other rows say of that address |
 //! | GTP-U without the GTP-C for it | the inner address on the terminal's side of the tunnel | the outer address on the other side |
 //! | VXLAN | an inner UDP destination that is private | the outer destination |
 //! | plain UDP | a destination that is private | "direct", without tunnel |
@@ -32,7 +34,8 @@
 //! row with the IMSI only. The same address behind two gateways, or in two APNs or VNIs of one
 //! gateway, is two addresses: the later gateway gets a realm of its own.
 //!
-//! **Push IDs** are made from what is known, in 32 hexadecimal digits, all under the prefix `0000`:
+//! **Push IDs** are those that registered; an IMSI's other addresses are its further devices. Others are made from
+//! what is known, in 32 hexadecimal digits, all under the prefix `0000`:
 //!
 //! ```text
 //! 01 iiiiiiiiiiiiiii 0000000 jjjjjjjj    IMSI of up to 15 digits, filled with f; its last 8 digits
@@ -54,15 +57,21 @@ use super::tunnel::{self, Form, Found, TunnelCounts, Tunnels};
 use super::{Backwards, CaptureError, Counts, Damage, Datagram, Reader};
 use crate::id::Endpoint;
 use crate::table::rib::{Rib, Tunnel};
-use crate::wire::gtp;
+use crate::wire::{gtp, radius};
 
+mod accounting;
 mod contexts;
+mod registrations;
 mod report;
 mod sides;
 mod tables;
 
+pub use accounting::AccountingCounts;
+use accounting::Sessions;
 use contexts::Contexts;
 pub use contexts::ControlCounts;
+pub use registrations::RegistrationCounts;
+use registrations::Registrations;
 use report::Findings;
 pub use report::{FileReport, Finding, Report, UserCounts};
 use sides::Sides;
@@ -88,8 +97,11 @@ pub struct LearnOptions {
     pub tunnels: tunnel::Options,
     /// Take destinations of plain UDP datagrams for terminals.
     pub plain: bool,
-    /// Datagrams from or to this port that look like PRP say nothing about terminals.
+    /// Datagrams from or to this port that look like PRP: registrations are read, others say nothing about
+    /// terminals.
     pub prp_port: u16,
+    /// The secret of RADIUS: requests that are not made with it are left out. None: all are believed.
+    pub radius_secret: Option<String>,
     /// Address of the one server in the tables.
     pub server: Endpoint,
 }
@@ -105,6 +117,7 @@ impl Default for LearnOptions {
             tunnels: tunnel::Options::default(),
             plain: true,
             prp_port: 17_400,
+            radius_secret: None,
             server: Endpoint::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 17_400),
         }
     }
@@ -157,6 +170,8 @@ pub struct Learner {
     options: LearnOptions,
     tunnels: Tunnels,
     contexts: Contexts,
+    sessions: Sessions,
+    registrations: Registrations,
     sides: Sides,
     terminals: Terminals,
     findings: Findings,
@@ -169,7 +184,9 @@ impl Learner {
     pub fn new(options: LearnOptions) -> Self {
         Self {
             tunnels: Tunnels::new(options.tunnels),
+            sessions: Sessions::new(options.radius_secret.clone()),
             options,
+            registrations: Registrations::default(),
             contexts: Contexts::default(),
             sides: Sides::default(),
             terminals: Terminals::default(),
@@ -210,12 +227,15 @@ impl Learner {
         self.contexts.finish();
         let private = |ip: IpAddr| is_private(ip, &self.options.segments);
         self.sides.resolve(&self.contexts, &mut self.terminals, &mut self.findings, private);
+        self.terminals.register(self.registrations.finish(), &mut self.findings);
         let (rib, users) = self.terminals.into_rib(&self.options, &mut self.findings);
         let report = Report {
             files: self.files,
             tunnels: self.tunnels.counts(),
             control: self.contexts.counts,
+            accounting: self.sessions.counts,
             prp: self.prp,
+            registrations: self.registrations.counts,
             users,
             gateways: rib.gateways.len() as u64,
             segments: rib.segments.len() as u64,
@@ -241,44 +261,56 @@ impl Learner {
             self.contexts.counts.version_0 += 1;
             return;
         }
+        if ports.contains(&radius::ACCOUNTING_PORT) {
+            self.sessions.take(datagram, &mut self.terminals, &mut self.findings);
+            return;
+        }
         match self.tunnels.open(datagram) {
             Found::Signalling(_) | Found::NoPacket(_) => {}
             Found::Plain => {
                 if super::push::is_prp(datagram, self.options.prp_port) {
                     self.prp += 1;
+                    self.registrations.take(datagram, &self.options.segments, &mut self.findings);
                 } else if self.options.plain && is_private(datagram.to.ip(), &self.options.segments) {
                     self.terminals.plain(datagram.to.ip(), datagram.to.port());
                 }
             }
-            Found::Inner(inner) => match inner.layer.form {
-                Form::Gtpu(teid) => {
-                    let port = inner.datagram.map(|datagram| datagram.to.port());
-                    let gpdu = sides::Gpdu {
-                        tunnel: (inner.layer.to.ip(), teid),
-                        outer_from: inner.layer.from.ip(),
-                        from: inner.from.to_canonical(),
-                        to: inner.to.to_canonical(),
-                        ports: inner.ports,
-                        port,
-                        time_ns: datagram.time_ns,
-                    };
-                    match self.contexts.of_tunnel(gpdu.tunnel) {
-                        Some((context, uplink)) => {
-                            context.packet(&gpdu, uplink, &mut self.terminals, &mut self.findings);
+            Found::Inner(inner) => {
+                let prp = inner.datagram.filter(|inner| super::push::is_prp(inner, self.options.prp_port));
+                if let Some(prp) = &prp {
+                    self.prp += 1;
+                    self.registrations.take(prp, &self.options.segments, &mut self.findings);
+                }
+                match inner.layer.form {
+                    Form::Gtpu(teid) => {
+                        let port = inner.datagram.map(|datagram| datagram.to.port());
+                        let gpdu = sides::Gpdu {
+                            tunnel: (inner.layer.to.ip(), teid),
+                            outer_from: inner.layer.from.ip(),
+                            from: inner.from.to_canonical(),
+                            to: inner.to.to_canonical(),
+                            ports: inner.ports,
+                            port,
+                            time_ns: datagram.time_ns,
+                        };
+                        match self.contexts.of_tunnel(gpdu.tunnel) {
+                            Some((context, uplink)) => {
+                                context.packet(&gpdu, uplink, &mut self.terminals, &mut self.findings);
+                            }
+                            None => self.sides.take(&gpdu),
                         }
-                        None => self.sides.take(&gpdu),
+                    }
+                    Form::Vxlan(vni) => {
+                        let (to, gateway) = (inner.to.to_canonical(), inner.layer.to.ip());
+                        if let Some(datagram) = inner.datagram
+                            && is_private(to, &self.options.segments)
+                            && prp.is_none()
+                        {
+                            self.terminals.vxlan(gateway, vni, to, datagram.to.port());
+                        }
                     }
                 }
-                Form::Vxlan(vni) => {
-                    let (to, gateway) = (inner.to.to_canonical(), inner.layer.to.ip());
-                    if let Some(datagram) = inner.datagram
-                        && is_private(to, &self.options.segments)
-                        && !super::push::is_prp(&datagram, self.options.prp_port)
-                    {
-                        self.terminals.vxlan(gateway, vni, to, datagram.to.port());
-                    }
-                }
-            },
+            }
         }
     }
 }

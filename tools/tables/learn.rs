@@ -14,7 +14,8 @@ use crate::{Stop, capture, common};
   pushplane tables learn tests/captures/live-osmo-ggsn-sgsnemu-push.pcap -o learned
   pushplane replay tests/captures/live-osmo-ggsn-sgsnemu-push.pcap --tables learned --as-push
 
-Users come from GTP-C, from GTP-U, from VXLAN and from plain UDP to private addresses. The tables have
+Users come from GTP-C, RADIUS accounting and PRP registrations, from GTP-U, from VXLAN and from plain UDP
+to private addresses. The tables have
 one server, \"learned\", and one application, 1, open to anyone: they can be served as they are.")]
 pub(crate) struct Args {
     /// Captures in the order of time: pcap or pcapng, as they are or compressed by gzip or zstd; - is standard input
@@ -35,6 +36,9 @@ pub(crate) struct Args {
     /// Look for GTP-U on every port, not only 2152
     #[arg(long)]
     gtpu_any_port: bool,
+    /// The secret of RADIUS: requests made with another one are left out [default: all are believed]
+    #[arg(long, value_name = "SECRET")]
+    radius_secret: Option<String>,
     /// Destinations of plain UDP are no terminals
     #[arg(long)]
     no_plain: bool,
@@ -57,6 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         port: args.port,
         server: args.server,
         plain: !args.no_plain,
+        radius_secret: args.radius_secret.clone(),
         ..LearnOptions::default()
     };
     options.tunnels.gtpu_any_port = args.gtpu_any_port;

@@ -287,7 +287,7 @@ impl Contexts {
                 })
             };
             for address in context.addresses.iter().filter(|address| !held(address)) {
-                terminals.ended(&context.gateway, &context.apn, *address, context.imsi);
+                terminals.ended(Some(context.gateway), &context.apn, *address, context.imsi);
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{Backwards, ControlCounts, Counts, Damage, TunnelCounts};
+use super::{AccountingCounts, Backwards, ControlCounts, Counts, Damage, RegistrationCounts, TunnelCounts};
 
 /// Examples that are kept of each finding.
 const MAX_EXAMPLES: usize = 5;
@@ -17,8 +17,12 @@ pub struct Report {
     pub tunnels: TunnelCounts,
     /// GTP-C messages.
     pub control: ControlCounts,
+    /// RADIUS accounting.
+    pub accounting: AccountingCounts,
     /// Datagrams that were PRP already.
     pub prp: u64,
+    /// Of these, what was said of bindings.
+    pub registrations: RegistrationCounts,
     /// The users.
     pub users: UserCounts,
     /// Gateways, "direct" included.
@@ -55,15 +59,19 @@ pub struct UserCounts {
     pub total: u64,
     /// Addresses from GTP-C.
     pub gtp_control: u64,
+    /// Addresses from RADIUS accounting.
+    pub accounting: u64,
+    /// Terminals that registered, of which nothing else is known.
+    pub registered: u64,
     /// Addresses from GTP-U alone.
     pub gtp_user: u64,
     /// Addresses from VXLAN.
     pub vxlan: u64,
     /// Addresses from plain UDP.
     pub plain: u64,
-    /// Subscribers whose every address went to others.
+    /// Users whose every address went to others, or was released.
     pub without_address: u64,
-    /// Of `gtp_control`, those whose last context was deleted within the capture.
+    /// Of `gtp_control` and `accounting`, those whose last context or session ended within the capture.
     pub ended: u64,
 }
 
@@ -152,6 +160,34 @@ impl fmt::Display for Report {
         for (what, count) in unread.iter().filter(|(_, count)| *count > 0) {
             writeln!(f, "    {count} messages {what}, left out")?;
         }
+        let accounting = &self.accounting;
+        writeln!(
+            f,
+            "RADIUS accounting: {} sessions started, {} reports of them, {} stopped, {} ended by On or Off",
+            accounting.started, accounting.continued, accounting.stopped, accounting.swept
+        )?;
+        let unread = [
+            ("of a session that had ended", accounting.late),
+            ("that say nothing of a session", accounting.other),
+            ("with another secret", accounting.forged),
+            ("malformed", accounting.malformed),
+        ];
+        for (what, count) in unread.iter().filter(|(_, count)| *count > 0) {
+            writeln!(f, "    {count} packets {what}, left out")?;
+        }
+        let registrations = &self.registrations;
+        writeln!(
+            f,
+            "PRP: {} messages; {} registered, {} released, {} rejected, {} unanswered",
+            self.prp,
+            registrations.registered,
+            registrations.released,
+            registrations.rejected,
+            registrations.unanswered
+        )?;
+        if registrations.roaming > 0 {
+            writeln!(f, "    {} registrations by other servers, left out", registrations.roaming)?;
+        }
         writeln!(
             f,
             "tunnels: {} inner UDP datagrams, {} packets of other protocols, {} malformed",
@@ -159,15 +195,17 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "users: {} = {} from GTP-C ({} of them ended) + {} from GTP-U alone + {} from VXLAN + {} from plain \
-             UDP + {} whose address went to others",
+            "users: {} = {} from GTP-C + {} from RADIUS + {} registered + {} from GTP-U alone + {} from VXLAN + {} from \
+             plain UDP + {} without an address any more; {} contexts and sessions ended",
             users.total,
             users.gtp_control,
-            users.ended,
+            users.accounting,
+            users.registered,
             users.gtp_user,
             users.vxlan,
             users.plain,
-            users.without_address
+            users.without_address,
+            users.ended
         )?;
         writeln!(
             f,

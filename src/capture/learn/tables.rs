@@ -1,11 +1,12 @@
 //! What was learned about terminals, as tables.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::LearnOptions;
+use super::registrations::Registered;
 use super::report::{Findings, UserCounts};
 use crate::id::{Endpoint, Imsi, PushId, PushPrefix};
 use crate::table::rib::{App, Gateway, Rib, Rule, Segment, Server, Tunnel, User};
@@ -14,9 +15,11 @@ use crate::table::rib::{App, Gateway, Rib, Rule, Segment, Server, Tunnel, User};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Source {
     Control,
+    Accounting,
     UserPlane,
     Vxlan,
     Plain,
+    Registered,
 }
 
 /// A space of addresses in which none repeats: a gateway and its APN or VNI. No gateway is "direct".
@@ -30,6 +33,8 @@ struct Row {
     imsi: Option<Imsi>,
     port: Option<u16>,
     live: bool,
+    /// Who registered there, by which device and with what.
+    registered: Option<((PushId, u8), Registered)>,
 }
 
 /// Terminals while they are learned.
@@ -40,6 +45,8 @@ pub(super) struct Terminals {
     rows: HashMap<(usize, IpAddr), Row>,
     /// Who had an address and lost it, in the order of losing.
     past: Vec<Imsi>,
+    /// Who registered and has no private address any more, or never had one.
+    elsewhere: Vec<((PushId, u8), Registered)>,
     names: BTreeMap<String, Option<Imsi>>,
 }
 
@@ -59,25 +66,48 @@ impl Terminals {
         findings: &mut Findings,
     ) {
         let row = self.row(Some(*gateway), apn, address, Source::Control);
-        let before = row.imsi;
-        row.imsi = imsi.or(before);
-        let was_live = std::mem::replace(&mut row.live, true);
-        if let (Some(before), Some(now)) = (before, imsi)
-            && before != now
-        {
-            self.past.push(before);
-            let what = if was_live {
-                "addresses given to a subscriber while another still had them"
-            } else {
-                "addresses that went from one subscriber to another"
-            };
-            findings.note(what, || format!("{address} behind {gateway}: {before}, then {now}"));
-        }
+        let before = row.given(imsi);
+        self.passed(before, imsi, address, findings);
     }
 
-    /// GTP-C took an address from a subscriber.
-    pub(super) fn ended(&mut self, gateway: &IpAddr, apn: &str, address: IpAddr, imsi: Option<Imsi>) {
-        let row = self.row(Some(*gateway), apn, address, Source::Control);
+    /// RADIUS did. `gateway` is none where nobody knows which.
+    pub(super) fn session(
+        &mut self,
+        gateway: Option<IpAddr>,
+        apn: &str,
+        address: IpAddr,
+        imsi: Option<Imsi>,
+        findings: &mut Findings,
+    ) {
+        let row = self.row(gateway, apn, address, Source::Accounting);
+        let before = row.given(imsi);
+        self.passed(before, imsi, address, findings);
+    }
+
+    /// An address was somebody's before; if it is another's now, that is worth telling.
+    fn passed(
+        &mut self,
+        before: (Option<Imsi>, bool),
+        now: Option<Imsi>,
+        address: IpAddr,
+        findings: &mut Findings,
+    ) {
+        let ((Some(before), was_live), Some(now)) = (before, now) else { return };
+        if before == now {
+            return;
+        }
+        self.past.push(before);
+        let what = if was_live {
+            "addresses given to a subscriber while another still had them"
+        } else {
+            "addresses that went from one subscriber to another"
+        };
+        findings.note(what, || format!("{address}: {before}, then {now}"));
+    }
+
+    /// GTP-C or RADIUS took an address from a subscriber.
+    pub(super) fn ended(&mut self, gateway: Option<IpAddr>, apn: &str, address: IpAddr, imsi: Option<Imsi>) {
+        let row = self.row(gateway, apn, address, Source::Accounting);
         if row.imsi == imsi {
             row.live = false;
         }
@@ -125,15 +155,55 @@ impl Terminals {
             }
         };
         let serial = self.rows.len();
-        let new = Row { serial, source, imsi: None, port: None, live: false };
+        let new = Row { serial, source, imsi: None, port: None, live: false, registered: None };
         let row = self.rows.entry((domain, address)).or_insert(new);
         row.source = row.source.min(source);
         row
     }
 
+    /// Who registered at the end, at the addresses that are known by then.
+    pub(super) fn register(
+        &mut self,
+        registered: BTreeMap<(PushId, u8), Registered>,
+        findings: &mut Findings,
+    ) {
+        self.merge(findings);
+        let mut domains: HashMap<IpAddr, Vec<usize>> = HashMap::new();
+        for (domain, address) in self.rows.keys() {
+            domains.entry(*address).or_default().push(*domain);
+        }
+        for (who, terminal) in registered {
+            let Some(private) = terminal.private else {
+                self.elsewhere.push((who, terminal));
+                continue;
+            };
+            let address = private.ip();
+            match domains.get(&address).map(Vec::as_slice) {
+                None => {
+                    // Realms are numbered anew.
+                    let realm =
+                        if terminal.realm == 0 { String::new() } else { format!("realm {}", terminal.realm) };
+                    self.row(None, &realm, address, Source::Registered).registered = Some((who, terminal));
+                }
+                Some([domain]) => {
+                    if let Some(row) = self.rows.get_mut(&(*domain, address)) {
+                        row.imsi = row.imsi.or(terminal.imsi);
+                        row.registered = Some((who, terminal));
+                    }
+                }
+                Some(_) => {
+                    findings.note(
+                        "registrations from an address that more than one gateway has, without it",
+                        || format!("{} at {address}", who.0),
+                    );
+                    self.elsewhere.push((who, Registered { private: None, ..terminal }));
+                }
+            }
+        }
+    }
+
     /// The tables.
     pub(super) fn into_rib(mut self, options: &LearnOptions, findings: &mut Findings) -> (Rib, UserCounts) {
-        self.merge(findings);
         let mut rows: Vec<(usize, IpAddr, Row)> =
             self.rows.drain().map(|((domain, address), row)| (domain, address, row)).collect();
         rows.sort_by_key(|(.., row)| row.serial);
@@ -161,57 +231,53 @@ impl Terminals {
         segments(&mut rib, &self.domains, &rows, &realms, &gateways);
 
         let mut counts = UserCounts::default();
-        let mut devices: HashMap<Imsi, usize> = HashMap::new();
+        let mut ids = Ids::of(&rows, &self.elsewhere, findings);
         for (domain, address, row) in &rows {
             let realm = realms[*domain];
-            let device = match row.imsi {
-                None => 0,
-                Some(imsi) => {
-                    let count = devices.entry(imsi).or_default();
-                    *count += 1;
-                    *count - 1
+            let private = Endpoint::new(*address, row.port.unwrap_or(options.port));
+            let mut user = User { realm, private: Some(private), imsi: row.imsi, ..nobody() };
+            match (&row.registered, row.imsi) {
+                (Some((who, terminal)), _) => {
+                    (user.push_id, user.device) = *who;
+                    user.private = terminal.private;
+                    (user.nat, user.bearers) = (terminal.nat, terminal.bearers);
                 }
-            };
-            let Ok(device) = u8::try_from(device) else {
-                findings.note("addresses of a subscriber beyond the 256th, left out", || address.to_string());
-                continue;
-            };
+                (None, Some(imsi)) => {
+                    let Some(who) = ids.next_device(imsi) else {
+                        findings.note("addresses of a subscriber beyond the 256th, left out", || {
+                            address.to_string()
+                        });
+                        continue;
+                    };
+                    (user.push_id, user.device) = who;
+                }
+                (None, None) => user.push_id = address_id(realm, *address),
+            }
             *match row.source {
                 Source::Control => &mut counts.gtp_control,
+                Source::Accounting => &mut counts.accounting,
                 Source::UserPlane => &mut counts.gtp_user,
                 Source::Vxlan => &mut counts.vxlan,
                 Source::Plain => &mut counts.plain,
+                Source::Registered => &mut counts.registered,
             } += 1;
-            counts.ended += u64::from(row.source == Source::Control && !row.live);
-            rib.users.push(User {
-                push_id: row.imsi.map_or_else(|| address_id(realm, *address), imsi_id),
-                device,
-                realm,
-                private: Some(Endpoint::new(*address, row.port.unwrap_or(options.port))),
-                nat: None,
-                imsi: row.imsi,
-                bearers: User::DEFAULT_BEARERS,
-                serving: None,
-                valid_until: None,
-            });
+            counts.ended += u64::from(row.source <= Source::Accounting && !row.live);
+            rib.users.push(user);
+        }
+        for ((push_id, device), terminal) in &self.elsewhere {
+            *if terminal.nat.is_some() { &mut counts.registered } else { &mut counts.without_address } += 1;
+            let Registered { nat, imsi, bearers, .. } = *terminal;
+            rib.users.push(User { push_id: *push_id, device: *device, nat, imsi, bearers, ..nobody() });
         }
         for imsi in self.past {
-            if let std::collections::hash_map::Entry::Vacant(entry) = devices.entry(imsi) {
-                entry.insert(1);
+            if !ids.has_device(imsi)
+                && let Some((push_id, device)) = ids.next_device(imsi)
+            {
                 counts.without_address += 1;
-                rib.users.push(User {
-                    push_id: imsi_id(imsi),
-                    device: 0,
-                    realm: 0,
-                    private: None,
-                    nat: None,
-                    imsi: Some(imsi),
-                    bearers: User::DEFAULT_BEARERS,
-                    serving: None,
-                    valid_until: None,
-                });
+                rib.users.push(User { push_id, device, imsi: Some(imsi), ..nobody() });
             }
         }
+        serve(&mut rib);
         rib.users.sort_by_key(|user| (user.push_id, user.device));
         let before = rib.users.len();
         rib.users.dedup_by_key(|user| (user.push_id, user.device));
@@ -223,8 +289,8 @@ impl Terminals {
         counts.total = rib.users.len() as u64;
         let named = self.names.into_iter().filter_map(|(msisdn, imsi)| Some((msisdn, imsi?)));
         rib.names = named
-            .filter(|(_, imsi)| devices.contains_key(imsi))
-            .map(|(msisdn, imsi)| (msisdn, imsi_id(imsi)))
+            .filter(|(_, imsi)| ids.has_device(*imsi))
+            .map(|(msisdn, imsi)| (msisdn, ids.push_id(imsi)))
             .collect();
         (rib, counts)
     }
@@ -259,6 +325,9 @@ impl Terminals {
                 if let Some(other) = self.rows.get_mut(&(into, address)) {
                     other.port = other.port.or(row.port);
                     other.serial = other.serial.min(row.serial);
+                    other.imsi = other.imsi.or(row.imsi);
+                    other.live |= row.live;
+                    other.source = other.source.min(row.source);
                 }
                 if gateway.is_none() {
                     findings.note("addresses seen in a tunnel and without, taken as the tunnel's", || {
@@ -267,6 +336,92 @@ impl Terminals {
                 }
             }
         }
+    }
+}
+
+impl Row {
+    /// Somebody has the address; who had it before, and whether it was still that one's.
+    fn given(&mut self, imsi: Option<Imsi>) -> (Option<Imsi>, bool) {
+        let before = self.imsi;
+        self.imsi = imsi.or(before);
+        (before, std::mem::replace(&mut self.live, true))
+    }
+}
+
+/// Push IDs of subscribers, and which of their devices are taken.
+struct Ids {
+    registered: HashMap<Imsi, PushId>,
+    taken: HashSet<(PushId, u8)>,
+    /// A subscriber's next device that may be free.
+    next: HashMap<Imsi, u16>,
+}
+
+impl Ids {
+    /// A subscriber that registered is known by that Push ID.
+    fn of(
+        rows: &[(usize, IpAddr, Row)],
+        elsewhere: &[((PushId, u8), Registered)],
+        findings: &mut Findings,
+    ) -> Self {
+        let mut ids = Self { registered: HashMap::new(), taken: HashSet::new(), next: HashMap::new() };
+        let here = rows.iter().filter_map(|(.., row)| Some((row.registered.as_ref()?.0, row.imsi)));
+        for (who, imsi) in here.chain(elsewhere.iter().map(|(who, terminal)| (*who, terminal.imsi))) {
+            ids.taken.insert(who);
+            let Some(imsi) = imsi else { continue };
+            ids.next.entry(imsi).or_default();
+            let known = *ids.registered.entry(imsi).or_insert(who.0);
+            if known != who.0 {
+                findings.note("subscribers that registered with more than one Push ID", || {
+                    format!("{imsi}: {known} and {}", who.0)
+                });
+            }
+        }
+        ids
+    }
+
+    fn push_id(&self, imsi: Imsi) -> PushId {
+        self.registered.get(&imsi).copied().unwrap_or_else(|| imsi_id(imsi))
+    }
+
+    fn has_device(&self, imsi: Imsi) -> bool {
+        self.next.contains_key(&imsi)
+    }
+
+    /// A device that nobody is yet; None when all 256 are.
+    fn next_device(&mut self, imsi: Imsi) -> Option<(PushId, u8)> {
+        let push_id = self.push_id(imsi);
+        let next = self.next.entry(imsi).or_default();
+        loop {
+            let device = u8::try_from(*next).ok()?;
+            *next += 1;
+            if self.taken.insert((push_id, device)) {
+                return Some((push_id, device));
+            }
+        }
+    }
+}
+
+/// A user of whom nothing is known.
+const fn nobody() -> User {
+    User {
+        push_id: PushId::NONE,
+        device: 0,
+        realm: 0,
+        private: None,
+        nat: None,
+        imsi: None,
+        bearers: User::DEFAULT_BEARERS,
+        serving: None,
+        valid_until: None,
+    }
+}
+
+/// The one server is everybody's home: besides `0000` it has the first four bits of every Push ID that registered.
+fn serve(rib: &mut Rib) {
+    let firsts: BTreeSet<u64> = rib.users.iter().map(|user| user.push_id.high() >> 60).collect();
+    if let Some(server) = rib.servers.first_mut() {
+        let others = firsts.into_iter().filter(|first| *first != 0);
+        server.prefixes.extend(others.filter_map(|first| PushPrefix::new(first << 60, 4)));
     }
 }
 
