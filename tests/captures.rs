@@ -89,6 +89,14 @@ const GOLDEN: &[Golden] = &[
         ..NOTHING
     },
     Golden {
+        file: "arkime-radius-accounting.pcap",
+        frames: 2,
+        datagrams: 2,
+        unowned: 2,
+        users: &["direct 0 10.0.0.3:17400"],
+        ..NOTHING
+    },
+    Golden {
         file: "live-osmo-ggsn-sgsnemu-ping.pcap",
         frames: 12,
         datagrams: 12,
@@ -140,6 +148,38 @@ const GOLDEN: &[Golden] = &[
         users: &["direct 0 127.0.0.1:1812"],
         ..NOTHING
     },
+    Golden {
+        file: "tcpdump-RADIUS-RFC5176-2.pcap",
+        frames: 1,
+        datagrams: 1,
+        pushes: 1,
+        users: &["direct 0 127.0.0.1:1812"],
+        ..NOTHING
+    },
+    Golden {
+        file: "tcpdump-RADIUS-RFC5176.pcap",
+        frames: 6,
+        datagrams: 6,
+        pushes: 6,
+        users: &["direct 0 10.0.0.10:12345", "direct 0 10.0.0.1:3799"],
+        ..NOTHING
+    },
+    Golden {
+        file: "tcpdump-RADIUS-port1700.pcap",
+        frames: 1,
+        datagrams: 1,
+        pushes: 1,
+        users: &["direct 0 127.0.0.1:1700"],
+        ..NOTHING
+    },
+    Golden {
+        file: "tcpdump-RADIUS.pcap",
+        frames: 4,
+        datagrams: 4,
+        pushes: 4,
+        users: &["direct 0 10.0.0.100:1812", "direct 0 10.0.0.1:1645"],
+        ..NOTHING
+    },
     Golden { file: "tcpdump-radius_attr_asan.pcap", frames: 1, ..NOTHING },
     Golden {
         file: "wrapped-node-radius-accounting.pcap",
@@ -147,6 +187,14 @@ const GOLDEN: &[Golden] = &[
         datagrams: 3,
         unowned: 3,
         users: &["direct 0 10.2.0.252:17400"],
+        ..NOTHING
+    },
+    Golden {
+        file: "zeek-gre-over-udp-4754.pcap",
+        frames: 14,
+        datagrams: 14,
+        pushes: 14,
+        users: &["direct 0 192.168.5.1:4754"],
         ..NOTHING
     },
     Golden {
