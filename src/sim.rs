@@ -25,9 +25,12 @@
 //! Not covered: real interleavings of threads (loom does that) and the kernel (the ports' own tests).
 //! Costs some milliseconds a seed; allocates freely.
 
+mod agenda;
 mod arrive;
+pub mod attach;
 pub mod cast;
 mod check;
+mod dataplane;
 mod link;
 pub mod naive;
 mod operator;

@@ -42,8 +42,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "sim",
         &[
-            "id", "reason", "clock", "metrics", "config", "wire", "table", "packet", "net", "plane",
-            "control", "server",
+            "id", "reason", "clock", "metrics", "config", "wire", "table", "packet", "net", "journal",
+            "plane", "control", "server",
         ],
     ),
 ];

@@ -25,11 +25,15 @@ pub(super) struct Registration {
     /// The binding but for its end.
     pub(super) binding: Binding,
     pub(super) age: Age,
+    /// When it was asked for, milliseconds since 1970.
+    pub(super) asked_ms: u64,
     /// Seconds granted; 0: static.
     pub(super) validity_s: u32,
     /// It asks for a lent Push ID.
     pub(super) lend: Lend,
     pub(super) asker: Asker,
+    /// Its place among the registrations that waited for another server; of one that never did, behind them all.
+    pub(super) order: u64,
 }
 
 /// Whether a REGISTER concerns a lent Push ID.
@@ -96,9 +100,11 @@ impl Engine {
         Registration {
             binding,
             age: Age::of(request, message),
+            asked_ms: request.now.unix_ms,
             validity_s: self.grant(message.options.validity(request.bytes)),
             lend,
             asker: Asker::new(request, message.header),
+            order: u64::MAX,
         }
     }
 
@@ -232,7 +238,7 @@ impl Engine {
         out: &mut Outbox,
     ) -> Result<(), Reason> {
         self.check(registration, now)?;
-        let Registration { mut binding, age, validity_s, lend, asker } = *registration;
+        let Registration { mut binding, age, validity_s, lend, asker, order, .. } = *registration;
         let (user, device) = (binding.user, binding.device);
         let lent = match lend {
             Lend::No => None,
@@ -261,6 +267,7 @@ impl Engine {
 
         let former = self.serving_now(tables, user, device, now);
         self.end_others(tables, &binding, now, out);
+        self.refuse_rivals(tables, &binding, order, now, out);
         self.commit(tables, Change::Bind { binding, heard_ms: age.heard_ms }, now, out);
         self.end_assigned(tables, &binding, None, now, out);
         if let (Lend::Beside, Some(lent)) = (lend, lent) {

@@ -6,6 +6,8 @@
 //! an identifier and a signature of its own (PROTOCOL.md, ruling 17): the lowest four bits count them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
 
 use ahash::RandomState;
 
@@ -14,6 +16,7 @@ use super::register::Registration;
 use super::timer::{TimerId, Wheel, tick, tick_after};
 use crate::clock::Now;
 use crate::id::{Endpoint, PushId};
+use crate::table::Binding;
 
 const FIRST_MS: u64 = 500;
 const LONGEST_MS: u64 = 8000;
@@ -37,7 +40,10 @@ pub(super) enum Task {
     /// RELEASE with the home server of a visitor who left.
     Leave,
     /// RELEASE with the server that served a user before.
-    Evict,
+    Evict {
+        /// It is for all of the user's terminals there, not for that of device 0 alone.
+        all: bool,
+    },
 }
 
 /// A request without an answer yet.
@@ -63,7 +69,7 @@ impl Relay {
     ) -> Self {
         let give_up_ms = match task {
             Task::Register(_) | Task::Renew => GIVE_UP_CLIENT_MS,
-            Task::Leave | Task::Evict => GIVE_UP_MS,
+            Task::Leave | Task::Evict { .. } => GIVE_UP_MS,
         };
         let give_up = tick_after(now, give_up_ms);
         Self { task, to, user, device, validity_s, attempts: 0, give_up, timer: None }
@@ -85,11 +91,21 @@ struct Visit {
     timer: Option<TimerId>,
 }
 
+/// An address that a binding holds: a private one with its realm and whatever port, or a public one and its port.
+type Held = (Option<u32>, [u8; 16], u16);
+
+fn held(binding: &Binding) -> impl Iterator<Item = Held> + use<> {
+    let private = binding.private.map(|private| (Some(binding.realm), private.octets(), 0));
+    private.into_iter().chain(binding.nat.map(|nat| (None, nat.octets(), nat.port())))
+}
+
 /// All requests, and all visits.
 #[derive(Debug)]
 pub(super) struct Relays {
     relays: HashMap<u64, Relay, RandomState>,
     by_user: HashMap<PushId, Vec<u64>, RandomState>,
+    /// The registrations under way, by the addresses that they are for.
+    by_address: HashMap<Held, Vec<u64>, RandomState>,
     pending: usize,
     retries: Wheel<u64>,
     visits: HashMap<(PushId, u8), Visit, RandomState>,
@@ -116,6 +132,7 @@ impl Relays {
         Self {
             relays: HashMap::with_hasher(hasher.clone()),
             by_user: HashMap::with_hasher(hasher.clone()),
+            by_address: HashMap::with_hasher(hasher.clone()),
             pending: 0,
             retries: Wheel::default(),
             visits: HashMap::with_hasher(hasher.clone()),
@@ -174,7 +191,7 @@ impl Relays {
     }
 
     /// Takes a request on; its identifier.
-    pub(super) fn add(&mut self, relay: Relay) -> u64 {
+    pub(super) fn add(&mut self, mut relay: Relay) -> u64 {
         let id = loop {
             self.count += 1;
             let id = self.hasher.hash_one((self.epoch, self.count)) & !ATTEMPTS;
@@ -182,7 +199,13 @@ impl Relays {
                 break id;
             }
         };
-        self.pending += usize::from(matches!(relay.task, Task::Register(_)));
+        if let Task::Register(registration) = &mut relay.task {
+            registration.order = self.count;
+            self.pending += 1;
+            for held in held(&registration.binding) {
+                self.by_address.entry(held).or_default().push(id);
+            }
+        }
         self.by_user.entry(relay.user).or_default().push(id);
         self.relays.insert(id, relay);
         id
@@ -213,14 +236,27 @@ impl Relays {
         if let Some(timer) = relay.timer.take() {
             self.retries.cancel(timer);
         }
-        if let Some(ids) = self.by_user.get_mut(&relay.user) {
-            ids.retain(|other| *other != id);
-            if ids.is_empty() {
-                self.by_user.remove(&relay.user);
-            }
+        remove(&mut self.by_user, relay.user, id);
+        if let Task::Register(registration) = &relay.task {
+            self.pending -= 1;
+            held(&registration.binding).for_each(|held| remove(&mut self.by_address, held, id));
         }
-        self.pending -= usize::from(matches!(relay.task, Task::Register(_)));
         Some(relay)
+    }
+
+    /// Ends the registrations of other users for an address of this binding that were asked before that one of this
+    /// order: the address is this user's now.
+    pub(super) fn take_rivals(&mut self, binding: &Binding, order: u64) -> Vec<Relay> {
+        let ids = held(binding).filter_map(|held| self.by_address.get(&held)).flatten();
+        let is_rival = |id: &u64| {
+            self.relays.get(id).is_some_and(|relay| {
+                let asked_before =
+                    matches!(&relay.task, Task::Register(registration) if registration.order < order);
+                relay.user != binding.user && asked_before
+            })
+        };
+        let ids: Vec<u64> = ids.copied().filter(is_rival).collect();
+        ids.into_iter().filter_map(|id| self.take(id)).collect()
     }
 
     fn take_if(&mut self, user: PushId, is_meant: impl Fn(&Relay) -> bool) -> Vec<Relay> {
@@ -229,9 +265,10 @@ impl Relays {
         ids.into_iter().filter_map(|id| self.take(id)).collect()
     }
 
-    /// Whether a client waits for a registration of this terminal.
-    pub(super) fn is_pending(&self, user: PushId, device: u8) -> bool {
-        self.of_user(user).any(|(_, relay)| relay.device == device && matches!(relay.task, Task::Register(_)))
+    /// Whether a client waits for a registration of this terminal of a user, or of any.
+    pub(super) fn is_pending(&self, user: PushId, device: Option<u8>) -> bool {
+        let is_meant = |relay: &Relay| device.is_none_or(|device| device == relay.device);
+        self.of_user(user).any(|(_, relay)| is_meant(relay) && matches!(relay.task, Task::Register(_)))
     }
 
     /// Ends the registrations of a user's terminal, or of all; who waits for them.
@@ -254,7 +291,10 @@ impl Relays {
     pub(super) fn supersede(&mut self, user: PushId, device: u8, to: Endpoint) {
         self.take_if(user, |relay| match relay.task {
             Task::Register(_) | Task::Renew => false,
-            Task::Leave | Task::Evict => (relay.device == device || relay.device == 0) && relay.to == to,
+            Task::Leave | Task::Evict { all: true } => {
+                (relay.device == device || relay.device == 0) && relay.to == to
+            }
+            Task::Evict { all: false } => relay.device == device && relay.to == to,
         });
     }
 
@@ -287,6 +327,16 @@ impl Relays {
     pub(super) fn end_visit(&mut self, user: PushId, device: u8) {
         if let Some(timer) = self.visits.remove(&(user, device)).and_then(|visit| visit.timer) {
             self.renewals.cancel(timer);
+        }
+    }
+}
+
+/// Takes a request out of those under a key.
+fn remove<K: Eq + Hash>(ids: &mut HashMap<K, Vec<u64>, RandomState>, key: K, id: u64) {
+    if let Entry::Occupied(mut ids) = ids.entry(key) {
+        ids.get_mut().retain(|other| *other != id);
+        if ids.get().is_empty() {
+            ids.remove();
         }
     }
 }

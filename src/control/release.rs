@@ -63,8 +63,10 @@ impl Engine {
             return Err(Reason::NoRoute);
         }
         let realm = options.realm(bytes).unwrap_or(0);
+        // A home server that names where the terminal is now means that of device 0 alone.
+        let is_one = peer.is_some() && options.serving_server(bytes).is_some();
         let which = Which {
-            device: options.device(bytes).filter(|device| *device != 0),
+            device: options.device(bytes).filter(|device| *device != 0 || is_one),
             private: options.private_address(bytes).map(|private| (realm, private.octets())),
             imsi: options.imsi(bytes),
             serving,
@@ -89,14 +91,19 @@ impl Engine {
             return Err(Reason::StaleOrReplayed);
         }
         // Terminals that are not known must not be bound by what was sent before this.
-        let is_remembered = peer.is_none()
-            && !user.is_none()
-            && if which.is_by_device() { which.device.is_none() || ends.is_empty() } else { ends.is_empty() };
+        let names_all = which.device.is_none() && (which.is_by_device() || peer.is_some());
+        // A visitor's registration that is under way is newer than what its home says here, unless the home
+        // refuses it.
+        let is_under_way = |device| peer.is_some() && self.relays.is_pending(user, device);
+        let mut is_remembered =
+            !user.is_none() && !is_under_way(which.device) && (names_all || ends.is_empty());
         let nothing = (user, which.device);
         let is_full = self.released.len() >= RELEASED_MAX && !self.released.contains_key(&nothing);
-        if is_remembered && is_full {
+        if is_remembered && is_full && peer.is_none() {
             return Err(Reason::Overloaded);
         }
+        // What another server ends runs out by itself, too.
+        is_remembered &= !is_full;
 
         let asker = Asker::new(request, message.header);
         asker.answer(tables, &mut asker.head(Kind::Released), &[], now, out)?;
@@ -108,13 +115,8 @@ impl Engine {
         let was_bound = self.store.of_user(user).next().is_some();
         for binding in &ends {
             let device = binding.device;
-            // A visitor's registration that is under way is newer than what its home says here, unless
-            // the home refuses it.
-            let heard_ms = if peer.is_some() && self.relays.is_pending(user, device) {
-                self.last_heard(user, device, now)
-            } else {
-                age
-            };
+            let is_under_way = peer.is_some() && self.relays.is_pending(user, Some(device));
+            let heard_ms = if is_under_way { self.last_heard(user, device, now) } else { age };
             self.commit(tables, Change::End { user, device, heard_ms }, now, out);
         }
         self.silence(tables, user, |binding| which.means(binding), &ends, now, out);

@@ -18,6 +18,8 @@ use crate::wire::prp::{HeadBuilder, Header, Kind, Message};
 
 /// The shortest wait before a renewal that failed is tried again.
 const RENEW_MIN_MS: u64 = 1000;
+/// The wait, where the visit has no end by which to measure it.
+const RENEW_STATIC_MS: u64 = 60_000;
 
 impl Engine {
     pub(super) fn start_relays(&mut self, now: Now) {
@@ -79,12 +81,23 @@ impl Engine {
                 head.device(relay.device).validity(relay.validity_s).serving_server(own);
                 head
             }
-            Task::Leave | Task::Evict => {
+            Task::Leave | Task::Evict { .. } => {
                 let mut head = HeadBuilder::new(&header(Kind::Release));
                 head.device(relay.device);
+                if matches!(relay.task, Task::Evict { all: false }) && relay.device == 0 {
+                    // Device 0 alone would be all (ruling 20): this one is served here now, the others stay.
+                    head.serving_server(own);
+                }
                 head
             }
         };
+        // However often it is repeated, it is as old as what the visitor asked: what the home server was asked since,
+        // by the visitor itself perhaps, is newer.
+        let made_ms = match &relay.task {
+            Task::Register(registration) => registration.asked_ms,
+            Task::Renew | Task::Leave | Task::Evict { .. } => now.unix_ms,
+        };
+        let now = Now { unix_ms: made_ms, ..now };
         let key = tables.peer(to).and_then(|peer| tables.server_key(peer)).map(|key| tables.key_id(key));
         let first = self.site.listen.iter().position(|listen| *listen == own).unwrap_or(0) as u8;
         if let (Some(listener), Ok(datagram)) =
@@ -118,7 +131,7 @@ impl Engine {
             }
             _ => return Err(Reason::UnsupportedKind),
         };
-        if let (Task::Evict | Task::Leave, Err(Reason::StaleOrReplayed)) = (&relay.task, result) {
+        if let (Task::Evict { .. } | Task::Leave, Err(Reason::StaleOrReplayed)) = (&relay.task, result) {
             // Clocks differ, or a registration was under way: later it will be right or be superseded.
             return Ok(Outcome::Answered);
         }
@@ -147,9 +160,11 @@ impl Engine {
                 });
                 if let Err(reason) = bound {
                     self.refuse(tables, &registration.asker, reason, now, out);
-                    let is_bound = self.store.find(user, device).is_some_and(|(_, entry)| !entry.is_ended());
-                    if granted.is_ok() && !is_bound && !self.relays.is_pending(user, device) {
-                        self.tell(tables, Task::Leave, to, (user, device), now, out);
+                    let may_be_taken = granted.is_ok() || reason == Reason::GatewayFailed;
+                    let is_live =
+                        self.store.find(user, device).is_some_and(|(_, entry)| entry.is_live(now.unix_ms));
+                    if granted.is_ok() || (may_be_taken && is_live) {
+                        self.correct(tables, to, (user, device), now, out);
                     }
                     return;
                 }
@@ -161,17 +176,53 @@ impl Engine {
             }
             Task::Renew => {
                 let Some((_, entry)) = self.store.find(user, device) else { return };
-                let Some(until) = entry.valid_until_ms().filter(|_| entry.is_live(now.unix_ms)) else {
+                if !entry.is_live(now.unix_ms) {
                     return;
-                };
-                let wait_ms = match result {
-                    Ok(0) => None,
-                    Ok(home_s) => Some(u64::from(home_s) * 500),
-                    Err(_) => Some((until.saturating_sub(now.unix_ms) / 2).max(RENEW_MIN_MS)),
+                }
+                let wait_ms = match (result, entry.valid_until_ms()) {
+                    (Ok(0), _) => None,
+                    (Ok(home_s), _) => Some(u64::from(home_s) * 500),
+                    (Err(_), Some(until)) => Some((until.saturating_sub(now.unix_ms) / 2).max(RENEW_MIN_MS)),
+                    (Err(_), None) => Some(RENEW_STATIC_MS),
                 };
                 self.relays.renew_after((user, device), validity_s, wait_ms, now);
             }
-            Task::Leave | Task::Evict => {}
+            Task::Leave | Task::Evict { .. } => {}
+        }
+    }
+
+    /// A user's address is another's from now on: who asked for it before waits in vain.
+    pub(super) fn refuse_rivals(
+        &mut self,
+        tables: &Tables,
+        binding: &Binding,
+        order: u64,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        for relay in self.relays.take_rivals(binding, order) {
+            if let Task::Register(registration) = relay.task {
+                self.refuse(tables, &registration.asker, Reason::StaleOrReplayed, now, out);
+            }
+            self.correct(tables, relay.to, (relay.user, relay.device), now, out);
+        }
+    }
+
+    /// The home server of a visitor may have taken what does not hold here: it is told what does.
+    fn correct(
+        &mut self,
+        tables: &Tables,
+        home: Endpoint,
+        (user, device): (PushId, u8),
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        if self.relays.is_pending(user, Some(device)) {
+            return;
+        }
+        match self.store.find(user, device) {
+            Some((_, entry)) if entry.is_live(now.unix_ms) => self.renew(tables, user, device, now, out),
+            _ => self.tell(tables, Task::Leave, home, (user, device), now, out),
         }
     }
 
@@ -192,14 +243,19 @@ impl Engine {
 
     /// Registers a visitor with its home server again.
     fn renew(&mut self, tables: &Tables, user: PushId, device: u8, now: Now, out: &mut Outbox) {
-        let Some(validity_s) = self.relays.visit_validity(user, device) else { return };
         let home = tables.route(user).filter(|home| Some(*home) != tables.own());
-        let is_live = self.store.find(user, device).is_some_and(|(_, entry)| entry.is_live(now.unix_ms));
-        let Some(home) = home.filter(|_| is_live) else {
+        let entry = self.store.find(user, device).map(|(_, entry)| entry);
+        let entry = entry.filter(|entry| entry.is_live(now.unix_ms));
+        let (Some(home), Some(entry)) = (home, entry) else {
             self.relays.end_visit(user, device);
             return;
         };
-        if self.relays.is_full(user, device, self.site.limits.relays) || self.relays.is_pending(user, device)
+        // One without an end is not renewed by itself.
+        let is_static = entry.valid_until_ms().is_none();
+        let validity_s = self.relays.visit_validity(user, device).or(is_static.then_some(0));
+        let Some(validity_s) = validity_s else { return };
+        if self.relays.is_full(user, device, self.site.limits.relays)
+            || self.relays.is_pending(user, Some(device))
         {
             self.relays.renew_after((user, device), validity_s, Some(RENEW_MIN_MS), now);
             return;
@@ -237,7 +293,7 @@ impl Engine {
             self.relays.supersede(terminal.0, terminal.1, serving);
         }
         if let Some(former) = former.filter(|former| binding.serving != Some(*former)) {
-            self.tell(tables, Task::Evict, former, terminal, now, out);
+            self.tell(tables, Task::Evict { all: false }, former, terminal, now, out);
         }
     }
 
@@ -258,7 +314,7 @@ impl Engine {
         told.sort_unstable();
         told.dedup();
         for (serving, device) in told {
-            self.tell(tables, Task::Evict, serving, (user, device), now, out);
+            self.tell(tables, Task::Evict { all }, serving, (user, device), now, out);
         }
     }
 

@@ -208,7 +208,9 @@ impl<'a> Sender<'a> {
         // Of what is asked for oneself the destination is who asks.
         let asks =
             matches!(self.message.kind, Kind::Register | Kind::Release | Kind::Group | Kind::Introduce);
-        let is_users = |user| self.moment.tables.user_key(user) == Some(key);
+        let has_key = |user| self.moment.tables.user_key(user) == Some(key);
+        // A terminal answers as the Push ID that it was sent to, which may be lent: it has the key of its user.
+        let is_users = |user| has_key(user) || self.moment.lent_to(user).is_some_and(has_key);
         let belongs = match wanted {
             Some(wanted) => key == wanted,
             None => app_key == Some(key) || is_users(header.source) || (asks && is_users(header.destination)),

@@ -199,14 +199,14 @@ impl Resolver<'_> {
                         let tunnel = gateway.tunnel().name();
                         format!("device {device} at {private} in realm {realm} lies behind gateway {name} ({tunnel})")
                     });
-                    self.send(Hop::Gateway { gateway, terminal });
+                    self.serve(Hop::Gateway { gateway, terminal }, first_send);
                     return Ok(true);
                 }
                 trace.step(self.row, || format!("no segment of realm {} has {private}", known.realm()));
             }
             if let Some(to) = nat {
                 trace.step(self.row, || format!("device {} has the public address {to}", known.device()));
-                self.send(Hop::Nat { to, terminal });
+                self.serve(Hop::Nat { to, terminal }, first_send);
                 return Ok(true);
             }
         }
@@ -254,6 +254,20 @@ impl Resolver<'_> {
             return Err(Reason::HopLimit);
         }
         Ok(())
+    }
+
+    /// Sends to a terminal; what is bound to one address and port as several devices is one, and gets one copy.
+    fn serve(&mut self, hop: Hop, first_send: usize) {
+        let is_same = |send: &Send| match (&send.hop, &hop) {
+            (Hop::Gateway { terminal: one, .. }, Hop::Gateway { terminal: two, .. }) => {
+                (one.realm, one.private) == (two.realm, two.private)
+            }
+            (Hop::Nat { to: one, .. }, Hop::Nat { to: two, .. }) => one == two,
+            _ => false,
+        };
+        if !self.sends[first_send..].iter().any(is_same) {
+            self.send(hop);
+        }
     }
 
     fn send(&mut self, hop: Hop) {

@@ -147,6 +147,11 @@ impl<'a> Moment<'a> {
         known | self.rows(key, |row| !hidden.has(row.device()) && !self.is_taken(live, row), each)
     }
 
+    /// Whom a Push ID is lent to.
+    pub(super) fn lent_to(&self, lent: PushId) -> Option<PushId> {
+        self.live?.alias(lent, self.now.unix_ms).map(|(user, _)| user)
+    }
+
     /// The terminals of whom a Push ID is lent to.
     #[cold]
     fn borrowed(

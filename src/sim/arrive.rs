@@ -55,7 +55,7 @@ impl World {
             _ => self.rng.random_range(0..shards),
         };
         let waiting = Waiting { bytes: datagram.bytes, from: datagram.from, listener };
-        if self.servers[site].shards[shard].port_mut().arrive(waiting) {
+        if self.servers[site].dataplane.shards[shard].port_mut().arrive(waiting) {
             self.links.counters.delivered += 1;
         } else {
             self.links.counters.overflow += 1;

@@ -78,11 +78,16 @@ pub mod option {
     pub const DEADLINE: u8 = 1;
     pub const DEVICE: u8 = 2;
     pub const PRIVATE_ADDRESS: u8 = 3;
+    pub const NAT_ADDRESS: u8 = 4;
     pub const REALM: u8 = 5;
     pub const IMSI: u8 = 6;
+    pub const VALIDITY: u8 = 7;
+    pub const DYNAMIC_ID: u8 = 8;
     pub const REASON: u8 = 9;
     pub const GROUP_ID: u8 = 11;
+    pub const SERVING_SERVER: u8 = 12;
     pub const SOURCE_ADDRESS: u8 = 14;
+    pub const LISTEN_PORT: u8 = 16;
     pub const CONTENT_TYPE: u8 = 17;
     pub const PAYLOAD_LENGTH: u8 = 19;
     pub const AUTH: u8 = 128;
@@ -154,6 +159,11 @@ impl Letter {
     /// An option that is one number.
     pub fn number(&self, wanted: u8) -> Option<u64> {
         self.option(wanted).map(|value| be(value) as u64)
+    }
+
+    /// An option that is a Push ID.
+    pub fn id(&self, wanted: u8) -> Option<PushId> {
+        self.option(wanted).map(|value| PushId(be(value)))
     }
 
     /// An option that is an address and port.

@@ -89,7 +89,7 @@ pub const fn v4(a: u8, b: u8, c: u8, d: u8, port: u16) -> Endpoint {
     Endpoint::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), port)
 }
 
-fn v6(groups: [u16; 8], port: u16) -> Endpoint {
+pub(super) fn v6(groups: [u16; 8], port: u16) -> Endpoint {
     let [a, b, c, d, e, f, g, h] = groups;
     Endpoint::new(Ipv6Addr::new(a, b, c, d, e, f, g, h).into(), port)
 }

@@ -380,7 +380,7 @@ pub fn route(rib: &Rib, user: PushId) -> Option<usize> {
 }
 
 /// Whether an address lies in a prefix.
-fn lies_in(address: Endpoint, ip: std::net::IpAddr, len: u8) -> bool {
+pub(super) fn lies_in(address: Endpoint, ip: std::net::IpAddr, len: u8) -> bool {
     let bits = |ip: std::net::IpAddr| match ip {
         std::net::IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, true),
         std::net::IpAddr::V6(v6) => (v6.to_bits(), false),

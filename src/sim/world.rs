@@ -1,14 +1,15 @@
 //! The world: servers, cast and links on virtual time, one event after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::agenda::Agenda;
 use super::cast::Record;
+use super::dataplane::{Dataplane, compile};
 use super::link::{Arrival, Flying, LinkCounters, Links};
 use super::naive::{Letter, kind};
 use super::operator::{OPEN_REALM, Operator, START_UNIX_S};
@@ -18,23 +19,16 @@ use super::port::{Offered, PortLimits, SimPort};
 use crate::clock::Now;
 use crate::config::Limits;
 use crate::id::Endpoint;
-use crate::metrics::{Board, Counters};
-use crate::packet::{Burst, FramePool};
-use crate::plane::{Shared, Site as PlaneSite};
-use crate::server::Shard;
-use crate::table::publish::{Publisher, publish};
+use crate::metrics::Counters;
+use crate::table::Tables;
 use crate::table::rib::Tunnel;
-use crate::table::{Image, Tables};
 
 /// How long a server takes from a datagram's arrival to its burst, at most.
 const WORK_NS: u64 = 200_000;
 
 /// One Push server: the engine's own shards, and the oracle's model of it.
 pub(super) struct Server {
-    pub(super) shards: Vec<Shard<SimPort>>,
-    boards: Vec<Arc<Board>>,
-    awake: Vec<bool>,
-    publisher: Publisher<Tables>,
+    pub(super) dataplane: Dataplane,
     pub(super) model: Model,
     /// REJECTs by the address that they went to, and when.
     pub(super) rejects: BTreeMap<Endpoint, Vec<u64>>,
@@ -73,8 +67,7 @@ pub struct World {
     pub(super) now: Now,
     pub(super) servers: Vec<Server>,
     pub(super) links: Links,
-    events: BTreeMap<(u64, u64), Event>,
-    serial: u64,
+    agenda: Agenda<Event>,
     pub(super) records: BTreeMap<u64, Record>,
     /// Messages of which a changed datagram may have passed a server: no claim is made of them.
     pub(super) loose: BTreeSet<u64>,
@@ -102,8 +95,7 @@ impl World {
             now: Now { mono_ns: 1_000_000_000, unix_ms: START_UNIX_S * 1000 },
             servers: Vec::new(),
             links: Links { faults: options.links, counters: LinkCounters::default() },
-            events: BTreeMap::new(),
-            serial: 0,
+            agenda: Agenda::default(),
             records: BTreeMap::new(),
             loose: BTreeSet::new(),
             garbled: BTreeSet::new(),
@@ -120,10 +112,7 @@ impl World {
     }
 
     fn tables(&self, site: usize, generation: u64, before: Option<&Tables>) -> Tables {
-        let site = &self.operator.sites[site];
-        let image =
-            Image::build(&site.rib).unwrap_or_else(|error| self.fail(&format!("{}: {error}", site.name)));
-        Tables::new(image, generation, &site.name, before)
+        compile(&self.operator.sites[site], generation, before).unwrap_or_else(|error| self.fail(&error))
     }
 
     fn server(&self, at: usize) -> Server {
@@ -136,9 +125,6 @@ impl World {
             reject_sources: 1 << 10,
             ..Limits::default()
         };
-        let shared = Arc::new(Shared::new(&limits, options.shards, self.seed));
-        let (publisher, readers) = publish(self.tables(at, 1, None), options.shards);
-        let boards: Vec<Arc<Board>> = (0..options.shards).map(|_| Arc::new(Board::default())).collect();
         let port = PortLimits {
             burst_max: options.burst_max,
             room: options.room,
@@ -146,22 +132,9 @@ impl World {
             inbox: options.inbox,
             lag: options.lag,
         };
-        let shards = readers.into_iter().zip(&boards).enumerate().map(|(shard, (tables, board))| {
-            let burst = Burst::new(FramePool::new(options.frames, options.datagram_max));
-            let site = PlaneSite {
-                policy: site.policy,
-                listen: site.listen.clone(),
-                datagram_max: options.datagram_max,
-                shard,
-                shared: Arc::clone(&shared),
-            };
-            Shard::new(SimPort::new(port), burst, site, tables, Arc::clone(board))
-        });
+        let tables = self.tables(at, 1, None);
         Server {
-            shards: shards.collect(),
-            awake: vec![false; boards.len()],
-            boards,
-            publisher,
+            dataplane: Dataplane::new(site, tables, &limits, options.shards, port, self.seed),
             model: Model::new(options.shards, options.datagram_max),
             rejects: BTreeMap::new(),
         }
@@ -194,9 +167,7 @@ impl World {
 
     /// What a server counted so far.
     pub fn counters(&self, site: usize) -> Counters {
-        let mut sum = Counters::default();
-        self.servers[site].boards.iter().for_each(|board| sum.add(&board.read()));
-        sum
+        self.servers[site].dataplane.counters()
     }
 
     /// What became of a message, as the cast saw it.
@@ -209,7 +180,7 @@ impl World {
 
     /// A server's port.
     pub fn port_mut(&mut self, site: usize, shard: usize) -> &mut SimPort {
-        self.servers[site].shards[shard].port_mut()
+        self.servers[site].dataplane.shards[shard].port_mut()
     }
 
     /// What was sent since this was asked last; from the first call on.
@@ -234,12 +205,7 @@ impl World {
 
     /// Something happens so many nanoseconds from now.
     pub(super) fn after(&mut self, delay_ns: u64, event: Event) {
-        self.at(self.now.mono_ns + delay_ns, event);
-    }
-
-    fn at(&mut self, at_ns: u64, event: Event) {
-        self.serial += 1;
-        self.events.insert((at_ns, self.serial), event);
+        self.agenda.at(self.now.mono_ns + delay_ns, event);
     }
 
     /// Makes every link clean from now on and gives every port room.
@@ -247,7 +213,7 @@ impl World {
         self.links.faults = [Faults::CLEAN; 3];
         self.options.local_mtu = 65_507;
         for server in &mut self.servers {
-            for shard in &mut server.shards {
+            for shard in &mut server.dataplane.shards {
                 let limits = shard.port_mut().limits_mut();
                 (limits.room, limits.mtu, limits.inbox) = (usize::MAX, 65_507, 4096);
             }
@@ -257,10 +223,11 @@ impl World {
     /// Publishes a server's tables as they now stand in [`World::operator`]. The old generation must be free
     /// at once: no shard works in between.
     pub fn publish(&mut self, site: usize) {
-        let current = self.servers[site].publisher.current();
+        let current = self.servers[site].dataplane.publisher.current();
         let tables = self.tables(site, current.generation() + 1, Some(current));
-        self.servers[site].publisher.publish(tables);
-        if self.servers[site].publisher.reclaim() != 0 {
+        let publisher = &mut self.servers[site].dataplane.publisher;
+        publisher.publish(tables);
+        if publisher.reclaim() != 0 {
             self.fail("a generation is kept though no shard is inside");
         }
         self.note(&[b"publish", &site.to_le_bytes()]);
@@ -280,9 +247,7 @@ impl World {
 
     /// Runs what happens before this time on the monotonic clock, and lets it become this time.
     pub fn run_until(&mut self, until_ns: u64) {
-        while let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 < until_ns) {
-            let at_ns = entry.key().0;
-            let event = entry.remove();
+        while let Some((at_ns, event)) = self.agenda.pop_before(until_ns) {
             self.advance(at_ns);
             match event {
                 Event::Arrive(datagram) => self.arrive(datagram),
@@ -349,7 +314,7 @@ impl World {
             if datagram.is_corrupt {
                 self.judge_corruption(&original, &datagram);
             }
-            self.at(at_ns, Event::Arrive(datagram));
+            self.agenda.at(at_ns, Event::Arrive(datagram));
         }
     }
 
@@ -392,7 +357,7 @@ impl World {
     }
 
     pub(super) fn wake(&mut self, site: usize, shard: usize) {
-        if !std::mem::replace(&mut self.servers[site].awake[shard], true) {
+        if !std::mem::replace(&mut self.servers[site].dataplane.awake[shard], true) {
             let delay_ns = self.rng.random_range(1..WORK_NS);
             self.after(delay_ns, Event::Work { site, shard });
         }
@@ -400,16 +365,17 @@ impl World {
 
     fn work(&mut self, site: usize, shard: usize) {
         let server = &mut self.servers[site];
-        server.awake[shard] = false;
-        let before = server.boards[shard].read();
-        let running = &mut server.shards[shard];
+        let dataplane = &mut server.dataplane;
+        dataplane.awake[shard] = false;
+        let before = dataplane.boards[shard].read();
+        let running = &mut dataplane.shards[shard];
         let received = running.receive(Duration::ZERO).map(|()| running.port_mut().take_received());
         let received = received.unwrap_or_default();
         let expected = server.model.judge(&self.operator.sites[site], shard, self.now, &received);
         let worked = running.work(self.now).is_ok();
         let offered = running.port_mut().take_offered();
         let again = running.port_mut().waiting() > 0 || crate::net::Port::in_flight(running.port_mut()) > 0;
-        let after = server.boards[shard].read();
+        let after = dataplane.boards[shard].read();
         if !worked {
             self.fail("a shard stopped");
         }
@@ -431,7 +397,7 @@ impl World {
         self.run();
         let (now, frames) = (self.now, self.options.frames);
         for at in 0..self.servers.len() {
-            for shard in &mut self.servers[at].shards {
+            for shard in &mut self.servers[at].dataplane.shards {
                 let closed = shard.close(now).is_ok();
                 let free = shard.frames_free();
                 if !closed || free != frames {

@@ -17,4 +17,3 @@ mod groups;
 mod model;
 mod register;
 mod roam;
-mod world;

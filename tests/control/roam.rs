@@ -4,6 +4,7 @@ use pushplane::config::{Limits, RegisterPolicy};
 use pushplane::id::PushId;
 use pushplane::reason::Reason;
 use pushplane::table::Change;
+use pushplane::wire::prp::auth::Auth;
 use pushplane::wire::prp::{Kind, option_type as ty};
 
 use super::bench::*;
@@ -393,10 +394,131 @@ fn registrations_under_way_end_each_for_itself() {
         let answer = registered(&asked.one(Kind::Register), 100);
         let said = from_abroad(&mut bench, answer);
         if to == OUTSIDE {
-            assert_eq!(said.refused(), Reason::StaleOrReplayed);
+            assert_eq!((said.dropped.clone(), said.changes.len()), (vec![Reason::StaleOrReplayed], 0));
+            // The home server took this one last: it is told again what holds.
+            let [refusal, renewal] = &said.read()[..] else { panic!("{:?}", said.replies) };
+            assert!(refusal.reply.is_reject);
+            assert_eq!((renewal.message.kind, renewal.reply.to), (Kind::Register, at(ABROAD)));
         } else {
             said.one(Kind::Registered);
         }
         assert_eq!(bench.binding(VISITOR).unwrap().nat, Some(at("203.0.113.78:1")));
+    }
+}
+
+/// "One address, one user" (ruling 6) is decided in the order in which requests come, not in that in which home
+/// servers answer: who waits for one must not take an address from who asked for it later and was answered.
+#[test]
+fn who_waits_for_home_loses_the_address_to_who_asked_later() {
+    for later in [register(own(20)), register(abroad(6)).device(1)] {
+        let mut bench = Bench::new(ANY);
+        let first = bench.ask(&visit().id(1), OUTSIDE);
+        bench.pass_ms(1);
+        let second = bench.ask(&later.clone().id(2), OUTSIDE);
+        let said = if bench.engine.live().pending == 2 {
+            from_abroad(&mut bench, registered(&second.one(Kind::Register), 100))
+        } else {
+            second
+        };
+        // The later one is answered, the earlier one refused, and its home told that it is not here.
+        let said: Vec<_> = said.read().iter().map(|read| (read.message.kind, read.reply.to)).collect();
+        let expected =
+            [(Kind::Registered, at(OUTSIDE)), (Kind::Reject, at(OUTSIDE)), (Kind::Release, at(ABROAD))];
+        assert_eq!(said, expected);
+        let late = from_abroad(&mut bench, registered(&first.one(Kind::Register), 100));
+        assert_eq!(late.changes, []);
+        let user = later.bytes()[8..24].try_into().map(PushId::from_bytes).unwrap();
+        assert_eq!(bench.bound().iter().map(|binding| binding.user).collect::<Vec<_>>(), [user]);
+    }
+}
+
+/// The other way round: who asked later and still waits when the earlier one is answered goes on waiting.
+#[test]
+fn who_asked_later_takes_the_address_when_home_has_answered() {
+    let mut bench = Bench::new(ANY);
+    let first = bench.ask(&visit().id(1), OUTSIDE);
+    let second = bench.ask(&register(abroad(6)).id(2), OUTSIDE);
+    from_abroad(&mut bench, registered(&first.one(Kind::Register), 100)).one(Kind::Registered);
+    from_abroad(&mut bench, registered(&second.one(Kind::Register), 100));
+    assert_eq!(bench.bound().iter().map(|binding| binding.user).collect::<Vec<_>>(), [abroad(6)]);
+}
+
+/// A request to the home server is as old as what the visitor asked, however often it is repeated: what the home
+/// server heard since is newer (ruling 18).
+#[test]
+fn a_repetition_is_as_old_as_the_first() {
+    let mut bench = Bench::new(ANY);
+    let time = |said: &Said| {
+        let read = &said.read()[0];
+        Auth::of(&read.message.options, read.bytes()).unwrap().unix_ms
+    };
+    assert_eq!(time(&bench.ask(&visit(), OUTSIDE)), NOW.unix_ms);
+    assert_eq!(time(&bench.pass_ms(500)), NOW.unix_ms);
+    assert_eq!(time(&bench.pass_ms(1000)), NOW.unix_ms);
+}
+
+/// A registration that its home server took after a newer one has ended there what holds here: it is told again, of
+/// a visit without an end as well.
+#[test]
+fn home_is_told_again_what_holds() {
+    let mut bench = Bench::new(pushplane::config::Policy { static_bindings: true, ..ANY });
+    let visit = |validity, id| register(VISITOR).device(2).validity(validity).id(id);
+    let old = bench.ask(&visit(6, 1), OUTSIDE);
+    bench.pass_ms(1);
+    let new = bench.ask(&visit(0, 2), OUTSIDE);
+    from_abroad(&mut bench, registered(&new.one(Kind::Register), 0)).one(Kind::Registered);
+    let said = from_abroad(&mut bench, registered(&old.one(Kind::Register), 6));
+    let read = said.read();
+    let renewal = read.iter().find(|read| read.message.kind == Kind::Register).expect("home is told");
+    assert_eq!((renewal.validity(), renewal.reply.to), (Some(0), at(ABROAD)));
+    from_abroad(&mut bench, registered(renewal, 0));
+    assert_eq!(bench.engine.poll_timeout(), None, "a visit without an end is not renewed");
+}
+
+/// Ruling 18 knows no difference between clients and servers: a RELEASE of a server is remembered for 60 s too, when
+/// there was nothing left to release.
+#[test]
+fn a_registration_from_before_the_visit_ended_is_refused() {
+    let mut bench = Bench::new(ANY);
+    let user = own(5);
+    let sent = |message: Msg, unix_ms: u64| message.signed_at(ABROAD_KEY, unix_ms);
+    let leave = msg(Kind::Release, user, PushId::NONE).device(2).id(1);
+    let leave = sent(leave, NOW.unix_ms + 10);
+    bench.pass_ms(20);
+    bench.ask(&leave, ABROAD).one(Kind::Released);
+    let late = sent(serving(user, ABROAD).id(2), NOW.unix_ms + 9);
+    assert_eq!(bench.ask(&late, ABROAD).refused(), Reason::StaleOrReplayed);
+    let newer = sent(serving(user, ABROAD).id(3), NOW.unix_ms + 11);
+    bench.ask(&newer, ABROAD).one(Kind::Registered);
+}
+
+/// Device 0 in RELEASE is all of a user's terminals (ruling 20): when the one without a number moves on, those that stay
+/// where it was must not be released there. Its home server says where it is now; that means this one alone.
+#[test]
+fn a_terminal_without_a_number_does_not_take_the_others_along() {
+    let mut home = Bench::new(ANY);
+    let visits = msg(Kind::Register, own(100), PushId::NONE).endpoint(ty::SERVING_SERVER, at(ABROAD));
+    from_abroad(&mut home, visits.device(0).validity(100).id(1)).one(Kind::Registered);
+    home.pass_ms(10);
+    let said = home.ask(&register(own(100)).device(0).id(3), OUTSIDE);
+    let told = &said.read()[1];
+    let (kind, device) = (told.message.kind, told.message.options.device(told.bytes()));
+    let served_by = told.message.options.serving_server(told.bytes());
+    assert_eq!((kind, device, served_by), (Kind::Release, Some(0), Some(at(LISTEN4))));
+
+    for (alone, left) in [(true, vec![2]), (false, vec![])] {
+        let mut there = Bench::new(ANY);
+        for (device, from) in [(0, OUTSIDE), (2, INSIDE)] {
+            let asked = there.ask(&register(VISITOR).device(device).validity(100), from);
+            let answer = registered(&asked.one(Kind::Register), 100);
+            from_abroad(&mut there, answer);
+        }
+        there.pass_ms(10);
+        let mut moved = msg(Kind::Release, VISITOR, PushId::NONE).device(0);
+        if alone {
+            moved = moved.endpoint(ty::SERVING_SERVER, at(ABROAD));
+        }
+        from_abroad(&mut there, moved).one(Kind::Released);
+        assert_eq!(there.bound().iter().map(|binding| binding.device).collect::<Vec<_>>(), left);
     }
 }

@@ -202,6 +202,42 @@ fn a_lent_push_id_leads_to_whom_it_is_lent_to() {
     assert_eq!(lab.dropped(&push_to(lent), SENDER), Reason::UnknownDestination);
 }
 
+/// Ruling 16: the source user of a lent Push ID is whom it is lent to, as long as it is. So a terminal can sign the
+/// RECEIPT of a message that came to what it was lent.
+#[test]
+fn what_comes_from_a_lent_push_id_is_signed_by_whom_it_is_lent_to() {
+    let (mut lab, mut writer) = lab();
+    let (lent, user) = (own(0xABCD), own(user::KEY_PLAIN));
+    writer.lend(lent, user, 0, NOW.unix_ms + 1000);
+    lab.sent(&push_to(lent).source(abroad(1)).id(5).flags(flag::RECEIPT), SENDER);
+    let receipt = |id| {
+        let receipt = msg(Kind::Receipt, abroad(1), lent).id(id);
+        receipt.signed_at(user::KEY_PLAIN as u32, NOW.unix_ms)
+    };
+    assert_eq!(lab.sent(&receipt(5), "10.2.0.23:2948").to, at(SENDER));
+    let other = msg(Kind::Receipt, abroad(1), lent).signed_at(user::KEY_VXLAN as u32, NOW.unix_ms);
+    assert_eq!(lab.dropped(&other, "10.2.0.23:2948"), Reason::AuthenticationFailed);
+    lab.now.unix_ms += 1000;
+    assert_eq!(lab.dropped(&receipt(77), "10.2.0.23:2948"), Reason::AuthenticationFailed);
+}
+
+/// Two devices bound to one address and port are one terminal, as when an address passes from one to the other: one
+/// copy. Either is still reached by its number.
+#[test]
+fn a_terminal_that_is_bound_as_two_devices_gets_one_copy() {
+    for bind in [private, nat] {
+        let (mut lab, mut writer) = lab();
+        let user = own(user::NOBODY);
+        writer.bind(bind(user, 1, "10.3.0.60:2948"));
+        writer.bind(bind(user, 2, "10.3.0.60:2948"));
+        let push = || push(user::NOBODY);
+        assert_eq!(to(&mut lab, &push()), [at("10.3.0.60:2948")]);
+        assert_eq!(to(&mut lab, &push().device(2)), [at("10.3.0.60:2948")]);
+        writer.bind(bind(user, 2, "10.3.0.60:2949"));
+        assert_eq!(to(&mut lab, &push()).len(), 2);
+    }
+}
+
 /// INTERFACE.md, rulings 3 and 4: a terminal is where its binding says, a user who has one.
 #[test]
 fn senders_are_judged_by_live_bindings_too() {
