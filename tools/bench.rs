@@ -1,7 +1,9 @@
 //! `pushplane bench …`: the measurements that the README quotes, each beside its plain version.
 
 mod host;
+mod plot;
 mod register;
+mod replay;
 mod report;
 mod served;
 
@@ -11,10 +13,12 @@ use crate::Stop;
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Register(register::Args),
+    Replay(replay::Args),
 }
 
 pub(crate) fn run(command: &Command) -> Result<(), Stop> {
     match command {
         Command::Register(args) => register::run(args),
+        Command::Replay(args) => replay::run(args),
     }
 }

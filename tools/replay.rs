@@ -8,6 +8,7 @@ mod live;
 mod map;
 mod messages;
 mod offline;
+pub(crate) mod parts;
 mod place;
 mod report;
 mod select;

@@ -34,3 +34,34 @@ fn what_cannot_be_measured_is_refused() {
     folder.run("bench register --rate 0").wrong("above 0");
     folder.run("bench register --folder absent").wrong("absent");
 }
+
+/// Small: what is measured is in the right places and adds up, and what is to be kept is kept.
+#[test]
+fn replays_are_measured_drawn_and_kept() {
+    let folder = Folder::new();
+    let ran = folder.run(
+        "bench replay --datagrams 3000 --users 200 --seconds 1 --rate 500 --folder . --plots plots --keep --json",
+    );
+    // A busy machine may not keep the schedule: then the run at a rate is invalid, and said to be.
+    assert!(ran.status < 2, "{}", ran.err);
+    let json = ran.json();
+    let runs = json["runs"].as_array().unwrap();
+    let names: Vec<&str> = runs.iter().map(|run| run["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["prp", "plain", "as-push", "topspeed", "rate"]);
+    for run in runs {
+        let planned = if run["name"] == "rate" { 500 } else { 3000 };
+        assert_eq!((&run["planned"], &run["sent"]), (&planned.into(), &planned.into()), "{run}");
+        assert!(run["valid"] == true || run["name"] == "rate", "{run}");
+        assert!(run["figures"]["datagrams_per_s"].as_f64().unwrap() > 0.0, "{run}");
+    }
+    // Most users have a terminal that takes packet data.
+    assert!(runs[0]["delivered"].as_u64().unwrap() > 1500, "{}", runs[0]);
+    assert!(folder.read("plots/late.svg").contains("Behind the schedule"));
+    assert!(folder.read("plots/late.hlog").contains("Tag=late,"));
+    let kept = ran.err.lines().find_map(|line| line.strip_prefix("kept: ")).unwrap().to_owned();
+    let again = folder.run(&format!("replay {kept}/prp.pcap --tables {kept}/bench.ppt --json")).json();
+    for field in ["planned", "delivered", "dropped"] {
+        assert_eq!(again[field], runs[0][field], "{field}");
+    }
+    folder.run("bench replay --users 1").wrong("--users");
+}

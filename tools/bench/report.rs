@@ -53,6 +53,11 @@ impl Figures {
     pub(crate) fn add(&mut self, name: &'static str, text: &'static str, value: f64) {
         self.0.push(Figure { name, text, value });
     }
+
+    /// One that was added.
+    pub(crate) fn of(&self, name: &str) -> Option<f64> {
+        self.0.iter().find(|figure| figure.name == name).map(|figure| figure.value)
+    }
 }
 
 impl Serialize for Figures {

@@ -1,8 +1,8 @@
 //! Replay at a live server: what was captured is sent again, on a schedule, and what comes back is matched.
 
 mod answers;
-mod report;
-mod schedule;
+pub(super) mod report;
+pub(super) mod schedule;
 mod sender;
 mod source;
 
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use hdrhistogram::Histogram;
 use pushplane::clock::Clock;
 use pushplane::id::Endpoint;
 use pushplane::net::{self, Port, Udp, Uring};
@@ -81,6 +82,26 @@ pub(super) struct Orderly {
     histograms: Option<PathBuf>,
 }
 
+impl Orderly {
+    /// Once, with everything else as it is when nothing is said, and without waiting for what never comes.
+    pub(super) fn of(timing: Timing, speed: Option<f64>) -> Self {
+        Self {
+            timing,
+            speed,
+            loops: 1,
+            loop_delay: 0.0,
+            duration: None,
+            max_gap: None,
+            max_lag: 1.0,
+            wait: 0.0,
+            seed: Some(1),
+            key: None,
+            bind: None,
+            histograms: None,
+        }
+    }
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=1e9).contains(seconds));
     seconds.ok_or_else(|| "expected a number from 0 to 1 000 000 000".to_owned())
@@ -97,6 +118,22 @@ pub(super) fn run(
     world: World,
     json: bool,
 ) -> Result<(), Stop> {
+    let (report, _) = replay(choice, orderly, server, world)?;
+    if json {
+        common::print_json(&report)?;
+    } else {
+        common::print(|out| report.print(out))?;
+    }
+    if report.tally.valid { Ok(()) } else { Err(Stop::No) }
+}
+
+/// What became of it, and how late each message was, nanoseconds.
+pub(super) fn replay(
+    choice: &Choice,
+    orderly: &Orderly,
+    server: Endpoint,
+    world: World,
+) -> Result<(Report, Histogram<u64>), Stop> {
     let schedule = Schedule::new(
         orderly.timing,
         orderly.speed,
@@ -177,12 +214,7 @@ pub(super) fn run(
         invalid,
         contents: prepared.contents,
     };
-    if json {
-        common::print_json(&report)?;
-    } else {
-        common::print(|out| report.print(out))?;
-    }
-    if report.tally.valid { Ok(()) } else { Err(Stop::No) }
+    Ok((report, sent.late))
 }
 
 /// The capture is read on one thread, and sent on this one.

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pushplane::capture::Reader;
 use pushplane::capture::push::{Owners, PushOptions, Pushes, pushes};
 use pushplane::capture::tunnel::Layer;
 use pushplane::id::{Endpoint, PushId};
+use pushplane::wire::prp::PORT;
 
 use super::map::{AddressRule, IdRule, Maps};
 use super::report::Contents;
@@ -30,7 +31,7 @@ pub(super) struct Choice {
     #[arg(long, requires = "as_push")]
     pub(super) receipts: bool,
     /// The port of PRP in the capture
-    #[arg(long, value_name = "PORT", default_value_t = 17400)]
+    #[arg(long, value_name = "PORT", default_value_t = PORT)]
     pub(super) port: u16,
     /// Look for GTP-U on every port, not only 2152
     #[arg(long)]
@@ -51,6 +52,25 @@ pub(super) struct Choice {
     /// Put other addresses: of senders, and in messages
     #[arg(long, value_name = "FROM=TO")]
     pub(super) map_addr: Vec<AddressRule>,
+}
+
+impl Choice {
+    /// Every message of a capture, as it is.
+    pub(super) fn all_of(capture: &Path) -> Self {
+        Self {
+            capture: capture.to_owned(),
+            as_push: false,
+            app: None,
+            receipts: false,
+            port: PORT,
+            gtpu_any_port: false,
+            limit: None,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            map_ids: Vec::new(),
+            map_addr: Vec::new(),
+        }
+    }
 }
 
 /// One message: a PRP datagram.

@@ -8,7 +8,7 @@ use pushplane::table::{Image, Tables};
 
 use super::Args;
 use super::engine::Setup;
-use super::messages::World;
+use super::messages::{Choice, World};
 use crate::common::Opened;
 use crate::{Stop, common};
 
@@ -21,22 +21,36 @@ pub(super) struct Place {
 
 /// As the command line says, and what the messages of a capture are at it.
 pub(super) fn open(args: &Args) -> Result<(Place, World), Stop> {
-    let (mut opened, path, name, policy, limits) = match (&args.config, &args.tables) {
+    match (&args.config, &args.tables) {
         (Some(config), _) => {
-            let config = Config::load(config)?;
-            (common::open(&config.tables)?, config.tables, Some(config.name), config.policy, config.limits)
+            let Config { tables, name, policy, limits, .. } = Config::load(config)?;
+            of(&args.choice, &tables, Some(&name), policy, limits)
         }
         (None, Some(tables)) => {
-            let opened = common::open(tables)?;
-            (opened, tables.clone(), args.own.clone(), Policy::default(), Limits::default())
+            of(&args.choice, tables, args.own.as_deref(), Policy::default(), Limits::default())
         }
-        (None, None) => return Err(Stop::Wrong("one of --tables and --config is needed".to_owned())),
-    };
+        (None, None) => Err(Stop::Wrong("one of --tables and --config is needed".to_owned())),
+    }
+}
+
+/// The first server of tables, with everything else as it is when nothing is said.
+pub(super) fn of_tables(choice: &Choice, tables: &Path) -> Result<(Place, World), Stop> {
+    of(choice, tables, None, Policy::default(), Limits::default())
+}
+
+fn of(
+    choice: &Choice,
+    path: &Path,
+    name: Option<&str>,
+    policy: Policy,
+    limits: Limits,
+) -> Result<(Place, World), Stop> {
+    let mut opened = common::open(path)?;
     common::warn(&opened.warnings);
-    let owners = args.choice.as_push.then(|| Owners::new(opened.rib()));
+    let owners = choice.as_push.then(|| Owners::new(opened.rib()));
     let Opened { image, .. } = opened;
-    let app = args.choice.app.unwrap_or_else(|| first_app(&image));
-    let place = Place::new(image, &path, name.as_deref(), policy, limits)?;
+    let app = choice.app.unwrap_or_else(|| first_app(&image));
+    let place = Place::new(image, path, name, policy, limits)?;
     let gateways = place.tables.image().to_rib_without_users().gateways;
     let inner = gateways.iter().flat_map(|gateway| [gateway.source_v4, gateway.source_v6]);
     let own = inner.flatten().chain(place.setup.listen.first().copied()).collect();

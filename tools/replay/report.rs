@@ -33,7 +33,7 @@ pub(super) struct Report {
 
 /// What the capture held besides messages.
 #[derive(serde::Serialize, Clone)]
-pub(super) struct Contents {
+pub(crate) struct Contents {
     /// PRP datagrams that this server had sent.
     #[serde(rename = "own")]
     pub(super) sent_by_server: u64,

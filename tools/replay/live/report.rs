@@ -219,7 +219,7 @@ pub(crate) fn keep(
     let mut serializer = V2DeflateSerializer::new();
     let other = |error: &dyn std::fmt::Debug| io::Error::other(format!("{error:?}"));
     let mut log = IntervalLogWriterBuilder::new()
-        .add_comment("pushplane replay; nanoseconds")
+        .add_comment("pushplane; nanoseconds")
         .with_start_time(start)
         .begin_log_with(&mut file, &mut serializer)
         .map_err(|error| other(&error))?;
