@@ -1,5 +1,6 @@
 //! `pushplane bench …`: the measurements that the README quotes, each beside its plain version.
 
+mod forward;
 mod host;
 mod register;
 mod report;
@@ -10,11 +11,13 @@ use crate::Stop;
 /// The measurements that the README quotes
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
+    Forward(forward::Args),
     Register(register::Args),
 }
 
 pub(crate) fn run(command: &Command) -> Result<(), Stop> {
     match command {
+        Command::Forward(args) => forward::run(args),
         Command::Register(args) => register::run(args),
     }
 }
