@@ -8,6 +8,7 @@ mod load;
 mod radius;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use load::Places;
 pub use radius::{Identify, Radius, RadiusClient, Secret};
@@ -37,6 +38,11 @@ pub struct Config {
     pub radius: Option<Radius>,
     /// Which hold on the network to take.
     pub io: Io,
+    /// Which datagrams may come and go as one.
+    pub coalesce: Coalesce,
+    /// How long a shard without work goes on looking for some before it sleeps. Work then finds it awake, some
+    /// 30 µs sooner, at the price of the CPU: one that looks for longer than work stays away is busy always.
+    pub spin: Duration,
     /// What is allowed.
     pub policy: Policy,
     /// What is bounded.
@@ -63,6 +69,32 @@ pub enum Io {
     Uring,
     /// `recvmmsg` and `sendmmsg`.
     Socket,
+}
+
+/// `server.coalesce`: datagrams of one size between the same two addresses, which the kernel can carry as one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Coalesce {
+    /// Those received (`UDP_GRO`) and those sent (`UDP_SEGMENT`).
+    #[default]
+    Both,
+    /// Those received only.
+    Receive,
+    /// Those sent only.
+    Send,
+    /// None.
+    Neither,
+}
+
+impl Coalesce {
+    /// Whether those that are received may be.
+    pub const fn receives(self) -> bool {
+        matches!(self, Self::Both | Self::Receive)
+    }
+
+    /// Whether those that are sent may be.
+    pub const fn sends(self) -> bool {
+        matches!(self, Self::Both | Self::Send)
+    }
 }
 
 /// `[policy]`.
@@ -109,8 +141,9 @@ pub enum RegisterPolicy {
 pub struct Limits {
     /// The longest datagram taken, bytes. 1472 to 65507.
     pub datagram_max: usize,
-    /// Datagrams that a shard holds at once, received or being sent. × (`datagram_max` + 193 bytes):
-    /// 1024 × 2.3 KiB = 2.3 MiB a shard.
+    /// Datagrams that a shard holds at once, received or being sent. × (`datagram_max` + 192 bytes, and 180 of
+    /// accounts): 1024 × 2.4 KiB = 2.4 MiB a shard; besides, 4.4 MiB to receive into and to send from, of
+    /// which only what datagrams have touched is there.
     pub frames: usize,
     /// Receipts that a shard can owe at once, for 32 s each. × 64 bytes: 262 144 × 64 B = 16 MiB a shard.
     /// Each has eight places to be in: up to a quarter full none is refused, which is 2000 receipts a second

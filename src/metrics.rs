@@ -91,6 +91,15 @@ counters! {
     tx: "Datagrams that the kernel took, copies and REJECTs included.";
     tx_bytes: "Their bytes.";
     tx_failed: "Datagrams that the kernel refused.";
+    tx_full: "Of these: it had no room for more.";
+    tx_too_long: "Of these: longer than the way to the next hop takes.";
+    tx_unreachable: "Of these: no way, or not allowed.";
+    receives: "Receives: of a datagram, or of several that came as one.";
+    sends: "Sends: of a datagram, or of several that left as one.";
+    groups_refused: "Groups of datagrams that the kernel did not take as one: they left one by one.";
+    rx_starved: "Receives that ended because no buffer was left.";
+    rx_interrupted: "Receives that ended because no completion could be written.";
+    rx_errors: "Receives that failed.";
     delivered: "Messages sent to at least one terminal.";
     forwarded: "Messages sent to another Push server only.";
     answered: "Messages answered by this server.";

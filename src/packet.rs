@@ -5,4 +5,4 @@ mod burst;
 mod frame;
 
 pub use burst::{BURST_MAX, Burst, Class, Done, Row, Tx};
-pub use frame::{Frame, FramePool, HEADROOM, TAILROOM};
+pub use frame::{Frame, FramePool, HEADROOM};

@@ -39,7 +39,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Io};
 use crate::id::Endpoint;
 use crate::metrics::{Board, Counters, ReportCounters};
-use crate::net::{self, AffinityError, BindError, Listener, Placement, Udp};
+use crate::net::{self, AffinityError, BindError, Listener, Options, Placement, Udp};
 use crate::packet::{Burst, FramePool};
 use crate::plane::{PUNT_BYTES_MAX, Shared, Site};
 use crate::table::publish::{Publisher, Reader, publish};
@@ -248,6 +248,7 @@ impl Server {
                 cpu,
                 listeners,
                 io: server.config.io,
+                options: options(&server.config),
                 limits: server.config.limits,
                 site,
                 reader,
@@ -418,6 +419,11 @@ fn site(config: &Config, shared: &Arc<Shared>, shard: usize) -> Site {
     }
 }
 
+/// How the ports of a server receive and send.
+fn options(config: &Config) -> Options {
+    Options { coalesce: config.coalesce, busy_poll: config.spin }
+}
+
 /// The sockets that another thread receives on, to send from.
 fn shared_sockets(listeners: &[Listener]) -> Result<Vec<Listener>, StartError> {
     let clone =
@@ -439,7 +445,7 @@ fn fanout(
     let datagram_max = limits.datagram_max.max(PUNT_BYTES_MAX + GROUP_ID_BYTES);
     let burst = Burst::new(FramePool::new(limits.frames, datagram_max));
     let site = Site { datagram_max, ..site(config, &state.shared, 0) };
-    let port = Udp::new(sockets, &burst);
+    let port = Udp::with(sockets, &burst, &options(config));
     Fanout::new(port, burst, site, tables, Arc::clone(&state.fanout), Arc::clone(&state.desk))
 }
 

@@ -56,6 +56,10 @@ impl Port for Script {
         0
     }
 
+    fn stop(&mut self, _: &mut Burst) -> io::Result<()> {
+        Ok(())
+    }
+
     fn close(&mut self, _: &mut Burst) -> io::Result<()> {
         Ok(())
     }

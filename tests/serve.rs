@@ -215,6 +215,45 @@ fn a_terminal_hears_from_the_address_that_it_last_wrote_to() {
     }
 }
 
+/// What was received by the time of SIGTERM is sent, whoever goes on sending.
+#[test]
+fn a_stop_under_load_sends_all_that_was_received() {
+    for io in ["auto", "socket"] {
+        let site = Site::new(&format!("io = \"{io}\"\nshards = 2\n"));
+        let mut running = site.serve();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let ended = std::thread::scope(|scope| {
+            let senders = [site.sender(), site.sender()];
+            for (sender, first) in senders.into_iter().zip([0, 1 << 32]) {
+                let stop = &stop;
+                scope.spawn(move || {
+                    // Once the server is gone the kernel says that nobody is there.
+                    for message in first.. {
+                        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                            break;
+                        }
+                        let _ = sender.send(&push(message));
+                    }
+                });
+            }
+            (0..2000).for_each(|_| assert!(site.terminal.recv(&mut [0; 4096]).is_ok()));
+            running.signal("TERM");
+            let ended = running.end();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            ended
+        });
+        let (status, errors) = ended;
+        assert_eq!(status, Some(0), "{errors}");
+        let count = |name: &str| -> u64 {
+            let after =
+                errors.split(&format!("{name} ")).nth(1).unwrap_or_else(|| panic!("{name}: {errors}"));
+            after.split([',', '\n', ';']).next().unwrap().trim().parse().unwrap()
+        };
+        assert!(count("received") >= 2000, "{errors}");
+        assert_eq!((count("delivered"), count("dropped")), (count("received"), 0), "{errors}");
+    }
+}
+
 /// SIGTERM is obeyed while a scraper holds its connections open, and while tables are being read.
 #[test]
 fn a_stop_waits_for_nobody() {

@@ -50,19 +50,26 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Files that may hold `unsafe`, each with what for. Everywhere else the compiler denies it.
 const UNSAFE: &[&str] = &[
-    "src/net/socket.rs",        // socket options that no library offers
-    "src/net/udp.rs",           // recvmmsg, sendmmsg
-    "src/net/uring.rs",         // the ring
-    "src/net/uring/shared.rs",  // memory shared with the kernel
-    "src/packet/frame.rs",      // slots handed out and to the kernel
-    "src/table/image.rs",       // the archive, once checked
-    "src/table/memory.rs",      // huge pages, the prefetch hint
-    "src/table/publish.rs",     // the published pointer
-    "tests/common/counting.rs", // a counting allocator
-    "tests/common/netns.rs",    // entering a namespace
-    "tests/loom.rs",            // a cell that loom checks
-    "tests/ports.rs",           // denying ourselves a system call
-    "benches/forward.rs",       // a thread's own CPU time, recvmmsg
+    "src/net/arrivals.rs",            // what the kernel wrote
+    "src/net/header.rs",              // headers that point at each other
+    "src/net/memory.rs",              // memory shared with the kernel
+    "src/net/socket.rs",              // socket options that no library offers
+    "src/net/udp.rs",                 // recvmmsg, sendmmsg
+    "src/net/uring.rs",               // the ring
+    "src/net/uring/receive.rs",       // buffers lent to the kernel
+    "src/net/uring/send.rs",          // headers lent to the kernel
+    "src/net/uring/shared.rs",        // memory shared with the kernel
+    "src/packet/frame.rs",            // slots handed out and to the kernel
+    "src/table/image.rs",             // the archive, once checked
+    "src/table/memory.rs",            // huge pages, the prefetch hint
+    "src/table/publish.rs",           // the published pointer
+    "tests/common/counting.rs",       // a counting allocator
+    "tests/common/netns.rs",          // entering a namespace
+    "tests/loom.rs",                  // a cell that loom checks
+    "tests/ports/denied.rs",          // denying ourselves a system call
+    "tests/ports/harness.rs",         // leaving a namespace
+    "tools/bench/forward/bare.rs",    // the peers' system calls and rings
+    "tools/bench/forward/sockets.rs", // socket options that no library offers
 ];
 
 /// Longest file, lines.

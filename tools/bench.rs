@@ -1,5 +1,6 @@
 //! `pushplane bench …`: the measurements that the README quotes, each beside its plain version.
 
+mod forward;
 mod host;
 mod plot;
 mod register;
@@ -12,12 +13,14 @@ use crate::Stop;
 /// The measurements that the README quotes
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
+    Forward(forward::Args),
     Register(register::Args),
     Replay(replay::Args),
 }
 
 pub(crate) fn run(command: &Command) -> Result<(), Stop> {
     match command {
+        Command::Forward(args) => forward::run(args),
         Command::Register(args) => register::run(args),
         Command::Replay(args) => replay::run(args),
     }

@@ -1,18 +1,22 @@
 //! `pushplane.toml` → [`Config`].
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::de::DeValue;
 
 use super::address::{address, any_address};
 use super::document::{At, Document, Section, boolean, describe, name, number, parsed, string};
 use super::faults::Faults;
-use super::{Config, Io, Limits, Policy, RegisterPolicy, Shards, radius};
+use super::{Coalesce, Config, Io, Limits, Policy, RegisterPolicy, Shards, radius};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::id::Endpoint;
 
 /// The port of PRP.
 pub(super) const PORT: u16 = 17400;
+
+/// The longest `server.spin`, microseconds: nothing stays away that long from a shard that is worth it.
+const SPIN_MAX_US: u64 = 1_000_000;
 
 /// Where in `pushplane.toml` the values stand that are later held against the tables and the host: line and
 /// column, both from 1. A value that is absent has the place of its table.
@@ -172,6 +176,16 @@ fn server(mut section: Section<'_>, faults: &mut Faults) -> Option<Config> {
     let io = section.optional(faults, "io", |value| {
         choice(value, &[("auto", Io::Auto), ("io_uring", Io::Uring), ("socket", Io::Socket)])
     });
+    let coalesce = section.optional(faults, "coalesce", |value| {
+        let words = [
+            ("both", Coalesce::Both),
+            ("receive", Coalesce::Receive),
+            ("send", Coalesce::Send),
+            ("neither", Coalesce::Neither),
+        ];
+        choice(value, &words)
+    });
+    let spin = section.optional(faults, "spin", number(0..=SPIN_MAX_US));
     section.finish(faults);
     let value =
         |path: Option<At<PathBuf>>, default: &str| path.map_or_else(|| folder.join(default), |at| at.value);
@@ -186,6 +200,8 @@ fn server(mut section: Section<'_>, faults: &mut Faults) -> Option<Config> {
         hlr: hlr.map(|at| at.value),
         radius: None,
         io: io.map_or(Io::Auto, |at| at.value),
+        coalesce: coalesce.map_or(Coalesce::default(), |at| at.value),
+        spin: Duration::from_micros(spin.map_or(0, |at| at.value)),
         policy: Policy::default(),
         limits: Limits::default(),
     })

@@ -20,7 +20,7 @@
 //! - **Link-local IPv6 peers** cannot be told apart by interface ([`Endpoint`] holds no zone): such a
 //!   listening address is refused.
 
-#![expect(unsafe_code, reason = "two socket options that no safe crate offers")]
+#![expect(unsafe_code, reason = "socket options that no safe crate offers")]
 
 use std::fmt;
 use std::io;
@@ -359,16 +359,26 @@ impl Drops {
     }
 }
 
-/// A header without anything in it.
-pub(super) const EMPTY_HEADER: libc::msghdr = libc::msghdr {
-    msg_name: std::ptr::null_mut(),
-    msg_namelen: 0,
-    msg_iov: std::ptr::null_mut(),
-    msg_iovlen: 0,
-    msg_control: std::ptr::null_mut(),
-    msg_controllen: 0,
-    msg_flags: 0,
-};
+/// Makes the kernel give datagrams of one sender that came together as one (`UDP_GRO`, Linux 5.0). False
+/// when it does not know how, for one of them.
+pub(super) fn coalesce(listeners: &[Listener]) -> bool {
+    listeners.iter().all(|listener| set_udp(&listener.socket, libc::UDP_GRO, 1))
+}
+
+/// Whether the kernel takes datagrams of one size as one (`UDP_SEGMENT`, Linux 4.18), on all of these.
+pub(super) fn takes_segments(listeners: &[Listener]) -> bool {
+    // No segments where no message says so: what every socket begins with.
+    listeners.iter().all(|listener| set_udp(&listener.socket, libc::UDP_SEGMENT, 0))
+}
+
+fn set_udp(socket: &Socket, option: libc::c_int, value: libc::c_int) -> bool {
+    let bytes = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the option's value is an int that outlives the call.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, option, (&raw const value).cast(), bytes)
+    };
+    result == 0
+}
 
 const NAME_BYTES: usize = size_of::<libc::sockaddr_in6>();
 

@@ -1,20 +1,20 @@
 //! The port of a shard: one `io_uring`, a receive that stays armed for each listener, sends in batches.
 //!
-//! Cost: one system call for a burst of sends, none for a burst of received datagrams that is there
-//! already, one to wait. For each frame of the pool 112 bytes of send header, 96 of bookkeeping and 16
-//! of buffer ring; 64 bytes for each entry of the submission ring (at most 256), 16 for each of the
-//! completion ring (at least two a frame and some).
+//! Cost: one system call for a burst of sends, which brings what has arrived meanwhile, and one to wait. A copy of
+//! each datagram on its way in, from the buffer that it arrived in with others (`UDP_GRO`) to a frame of its own, and
+//! one on its way out, to where its group lies in one piece (`UDP_SEGMENT`); one that leaves alone is sent from its
+//! frame. 4 MiB of addresses to receive into, 300 KiB to send from, 180 bytes for each frame of the pool.
 //!
-//! Frames travel: pool → buffer ring → (a datagram arrives) → row → tx → send header → (sent) → pool.
-//! The datagram leaves from the buffer that received it; the kernel writes 44 bytes of its own, the
-//! sender's address among them, in front of it into the headroom.
+//! What was measured and is not used: registered buffers serve `SEND_ZC` only, which is slower below 10 KiB;
+//! so are bundles than a message of segments; a connected socket for each next hop saves a tenth of a send alone, and
+//! would take the next hop's own datagrams away from its shard.
 //!
 //! What the kernel does and this file answers to (each measured on Linux 6.18):
 //!
 //! - Any completion can end a multishot receive: the buffer ring ran empty, the completion ring filled
 //!   (the last completion is then a *successful* one), a datagram of no bytes. So whether to arm
 //!   again is decided by one thing, the flag `MORE` being absent, whatever the result.
-//! - A receive armed over an empty buffer ring fails at once: frames first, then the receive.
+//! - A receive armed over an empty buffer ring fails at once: buffers first, then the receive.
 //! - Closing a socket does not stop an armed receive; the socket would keep its share of the group
 //!   and its port. So: cancel, reap, unregister, then close.
 //! - A file's number is used again by the next file: sockets are registered, and the word that comes
@@ -22,40 +22,38 @@
 //! - With deferred task work nothing completes by looking at the ring; only the thread that made the
 //!   ring may enter it. So [`Uring`] is not `Send`: make it on the shard's thread.
 //! - Incremental buffer consumption cuts datagrams at a buffer's end: never used.
+//! - One call brings at most 32 receives: [`Port::more`] says when there are likely others.
+//! - A group that the kernel refuses fails beside what was submitted with it. So the first group to a next hop
+//!   is submitted alone, and what follows to there only once that is known to go.
 
 #![expect(unsafe_code, reason = "shares buffers, headers and rings with the kernel")]
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::mem;
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::Port;
-use super::socket::{Drops, Listener, Name};
+use super::groups::Group;
+use super::outbox::{Outbox, Path};
+use super::socket::{self, Drops, Listener};
+use super::{Counts, Options, Port};
 use crate::id::Endpoint;
-use crate::packet::{Burst, Done, Frame, FramePool, HEADROOM, Row, TAILROOM, Tx};
+use crate::packet::{Burst, Done, FramePool};
 
+mod receive;
 mod refusal;
+mod send;
+mod setup;
 mod shared;
 
+use receive::{Receiving, Taken};
 pub use refusal::{Refused, uring_refusal};
-use shared::{BufferRing, GROUP, Headers};
-
-/// What the kernel writes before a datagram: `io_uring_recvmsg_out` and the sender's address.
-const OUT_BYTES: usize = 16;
-const PREFIX: usize = OUT_BYTES + Name::BYTES;
-/// Where in the slot the kernel starts, so that the datagram lies at [`HEADROOM`].
-const START: usize = HEADROOM - PREFIX;
-
-/// The most frames that a buffer ring takes, and so a pool may have.
-const FRAMES_MAX: usize = 1 << 15;
-const SUBMISSIONS_MAX: usize = 256;
+use send::Sending;
+use setup::{Mode, busy_polls, completions, prepare};
+use shared::GROUP;
 
 /// `IORING_ENTER_GETEVENTS` and `IORING_ENTER_EXT_ARG`.
 const ENTER_GETEVENTS: u32 = 1;
@@ -65,43 +63,30 @@ const ENTER_EXT_ARG: u32 = 1 << 3;
 const CLOSE_ROUNDS: usize = 200;
 const CLOSE_ROUND: Duration = Duration::from_millis(10);
 
+/// As many receives in one call say that the kernel has more: it brings at most 32.
+const MANY: usize = 16;
+
 /// A port over one `io_uring`. Must be made, used and dropped on one thread.
 ///
-/// Dropping it without [`Port::close`] stops it too, but its frames are lost to their pool.
+/// Dropping it without [`Port::close`] stops it too, but frames that are being sent are lost to their pool.
 pub struct Uring {
     ring: IoUring,
     mode: Mode,
     listeners: Vec<Listening>,
-    buffers: BufferRing,
-    /// By frame index: the frames that are in the buffer ring.
-    held: Box<[Option<Frame>]>,
-    held_count: usize,
-    /// By frame index: the frames being sent.
-    sending: Box<[Option<Sending>]>,
-    sending_count: usize,
-    headers: Headers,
-    /// Received, and not yet in a row.
-    arrived: VecDeque<Arrived>,
+    receiving: Receiving,
+    sending: Sending,
+    /// Receives that the last call brought.
+    brought: usize,
     generation: u32,
-    reserve: usize,
-    datagram_max: usize,
-    rearms: Rearms,
+    coalesced: bool,
+    /// The kernel polls network cards before a wait sleeps.
+    polls: bool,
+    counts: Counts,
     dropped: u64,
-    closing: bool,
+    /// No receive is to be armed any more.
+    stopped: bool,
     closed: bool,
     _one_thread: PhantomData<*mut ()>,
-}
-
-/// How the ring was set up, best first.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Mode {
-    Deferred,
-    Cooperative,
-    Plain,
-}
-
-impl Mode {
-    const ALL: [Self; 3] = [Self::Deferred, Self::Cooperative, Self::Plain];
 }
 
 #[derive(Debug)]
@@ -110,31 +95,6 @@ struct Listening {
     drops: Drops,
     /// The generation of its armed receive.
     armed: Option<u32>,
-}
-
-#[derive(Debug)]
-struct Sending {
-    frame: Frame,
-    token: u32,
-    generation: u32,
-}
-
-#[derive(Debug)]
-struct Arrived {
-    frame: Frame,
-    bytes: usize,
-    listener: u8,
-}
-
-/// How often a receive had to be armed again, so far, by the reason.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Rearms {
-    /// The buffer ring had run empty.
-    pub empty: u64,
-    /// A completion that was no error: the completion ring was full, or the datagram had no bytes.
-    pub ended: u64,
-    /// An error.
-    pub error: u64,
 }
 
 /// What a completion is about, in the 64 bits that come back with it.
@@ -169,17 +129,21 @@ impl Word {
 }
 
 impl Uring {
-    /// A port over these sockets, which takes most of the frames of `burst.pool` for receiving and
-    /// leaves a quarter for copies.
+    /// A port over these sockets, as well as the kernel can.
     ///
     /// # Errors
-    /// What the kernel says, with the sockets as they were and every frame in the pool.
-    /// `InvalidInput` for a pool of more than 32 768 frames.
+    /// What the kernel says, with the sockets as they were.
     pub fn new(listeners: Vec<Listener>, burst: &mut Burst) -> Result<Self, Refused> {
-        // Each frame is in at most one request at a time and so in one completion; besides, each
-        // receive can end and be cancelled, once before it is armed again.
-        let completions = 2 * burst.pool.capacity() + 4 * listeners.len() + 64;
-        Self::shaped(listeners, burst, completions, &Mode::ALL)
+        Self::with(listeners, burst, &Options::default())
+    }
+
+    /// As [`Uring::new`], with these options.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with(listeners: Vec<Listener>, burst: &mut Burst, options: &Options) -> Result<Self, Refused> {
+        let completions = completions(listeners.len());
+        Self::shaped(listeners, burst, options, completions, &Mode::ALL)
     }
 
     /// As [`Uring::new`], in the first of these modes that there is, with a completion ring of at least
@@ -187,14 +151,18 @@ impl Uring {
     fn shaped(
         listeners: Vec<Listener>,
         burst: &mut Burst,
+        options: &Options,
         completions: usize,
         modes: &[Mode],
     ) -> Result<Self, Refused> {
-        let (ring, mode, buffers) = match prepare(&listeners, burst.pool.capacity(), completions, modes) {
+        let (ring, mode, buffers) = match prepare(&listeners, completions, modes) {
             Ok(prepared) => prepared,
             Err(error) => return Err(Refused { error, listeners }),
         };
-        let frames = burst.pool.capacity();
+        let polls = busy_polls(&ring, options.busy_poll);
+        let coalesced = options.coalesce.receives() && socket::coalesce(&listeners);
+        let segments = options.coalesce.sends() && socket::takes_segments(&listeners);
+        let outbox = Outbox::new(burst.pool.capacity(), segments);
         let mut port = Self {
             ring,
             mode,
@@ -202,19 +170,15 @@ impl Uring {
                 .into_iter()
                 .map(|listener| Listening { listener, drops: Drops::default(), armed: None })
                 .collect(),
-            buffers,
-            held: (0..frames).map(|_| None).collect(),
-            held_count: 0,
-            sending: (0..frames).map(|_| None).collect(),
-            sending_count: 0,
-            headers: Headers::new(frames),
-            arrived: VecDeque::with_capacity(frames),
+            receiving: Receiving::new(buffers, super::reserve(burst)),
+            sending: Sending::new(outbox),
+            brought: 0,
             generation: 0,
-            reserve: super::reserve(burst),
-            datagram_max: burst.pool.datagram_max(),
-            rearms: Rearms::default(),
+            coalesced,
+            polls,
+            counts: Counts::default(),
             dropped: 0,
-            closing: false,
+            stopped: false,
             closed: false,
             _one_thread: PhantomData,
         };
@@ -227,13 +191,13 @@ impl Uring {
         }
     }
 
-    /// Whether this kernel and container give what [`Uring::new`] needs, tried with a small ring and a
+    /// Whether this kernel and container give what [`Uring::new`] needs, tried with a ring and a
     /// socket of its own on 127.0.0.1.
     ///
     /// # Errors
     /// What the kernel says; [`uring_refusal`] puts it into words.
     pub fn probe() -> io::Result<()> {
-        let (ring, _, mut buffers) = prepare(&[], 8, 64, &Mode::ALL)?;
+        let (ring, _, mut buffers) = prepare(&[], 64, &Mode::ALL)?;
         buffers.unregister(&ring)?;
         let any = Endpoint::new([127, 0, 0, 1].into(), 0);
         let Ok(bound) = super::bind_shards(&[any], 1, 1 << 12) else {
@@ -247,28 +211,14 @@ impl Uring {
 
     /// Which features are in use, for the line that says that the server is ready.
     pub fn describe(&self) -> String {
-        let mode = match self.mode {
-            Mode::Deferred => "single issuer, deferred task work",
-            Mode::Cooperative => "cooperative task work",
-            Mode::Plain => "no task work flags",
-        };
-        format!(
-            "io_uring: multishot receive on {} registered sockets, {mode}, {} frames of {} bytes, {} kept for copies",
-            self.listeners.len(),
-            self.held.len(),
-            self.datagram_max,
-            self.reserve
-        )
-    }
-
-    /// How often, and why, a receive had to be armed again.
-    pub fn rearms(&self) -> Rearms {
-        self.rearms
+        let coalesced = super::describe_coalescing(self.coalesced, self.sending.outbox.has_segments());
+        let (sockets, mode) = (self.listeners.len(), self.mode.name());
+        let polls = if self.polls { ", busy polling of network cards" } else { "" };
+        format!("io_uring: multishot receive on {sockets} registered sockets, {coalesced}, {mode}{polls}")
     }
 
     /// Arms every receive for the first time. A kernel without multishot receive says so only now.
     fn first_arm(&mut self, burst: &mut Burst) -> io::Result<()> {
-        self.refill(&mut burst.pool);
         self.arm();
         self.enter(0, Duration::ZERO)?;
         let mut refused = None;
@@ -280,36 +230,10 @@ impl Uring {
         refused.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
 
-    /// Hands free frames to the kernel, all but the reserve, or one if it would have none.
-    fn refill(&mut self, pool: &mut FramePool) {
-        let before = self.held_count;
-        while pool.available() > self.reserve || self.held_count == 0 {
-            let Some(mut frame) = pool.take() else { break };
-            let index = frame.index() as usize;
-            let (slot, bytes) = frame.slot();
-            let Some(place) = self.held.get_mut(index).filter(|place| place.is_none() && bytes > HEADROOM)
-            else {
-                // A frame of another pool than the one that this port was made for.
-                pool.put(frame);
-                break;
-            };
-            let room = (bytes - START).min(PREFIX + self.datagram_max + TAILROOM);
-            // SAFETY: START lies within the slot, as HEADROOM does, and `room` ends within it. The frame
-            // is kept in `held`, untouched, until its number comes back or the ring is unregistered; it
-            // is there once, and the ring has an entry for each place in `held`.
-            unsafe { self.buffers.add(slot.add(START), room, index as u16) };
-            *place = Some(frame);
-            self.held_count += 1;
-        }
-        if self.held_count != before {
-            self.buffers.publish();
-        }
-    }
-
-    /// Arms every receive that is not, unless the kernel has no frame for it. Returns whether there
+    /// Arms every receive that is not, unless the kernel has no buffer for it. Returns whether there
     /// is something to submit.
     fn arm(&mut self) -> bool {
-        if self.held_count == 0 || self.closing {
+        if self.stopped || self.receiving.is_starved() {
             return false;
         }
         let mut queued = false;
@@ -317,10 +241,9 @@ impl Uring {
             if self.listeners[index].armed.is_some() {
                 continue;
             }
-            self.generation = self.generation.wrapping_add(1);
-            let generation = self.generation;
+            let generation = self.next_generation();
             let word = Word { generation, op: Op::Receive, index: index as u32 };
-            let entry = opcode::RecvMsgMulti::new(Fixed(index as u32), self.headers.receive(), GROUP)
+            let entry = opcode::RecvMsgMulti::new(Fixed(index as u32), self.sending.receive_header(), GROUP)
                 .build()
                 .user_data(word.pack());
             if self.push(&entry) {
@@ -331,11 +254,16 @@ impl Uring {
         queued
     }
 
+    fn next_generation(&mut self) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        self.generation
+    }
+
     /// Queues a request, submitting what is queued if there is no room. False when there is none even
     /// then.
     fn push(&mut self, entry: &squeue::Entry) -> bool {
         for attempt in 0..2 {
-            // SAFETY: what the entry points to (the receive header, or the send header and the frame it
+            // SAFETY: what the entry points to (the receive header, or a send header and the datagrams that it
             // describes) is kept in `self` until the request's last completion, and leaked if that
             // never comes.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
@@ -351,6 +279,7 @@ impl Uring {
     /// Submits what is queued, lets the kernel do its deferred work, and waits at most `wait` for
     /// `want` completions.
     fn enter(&mut self, want: u32, wait: Duration) -> io::Result<()> {
+        self.brought = 0;
         let queued = self.ring.submission().len() as u32;
         let timespec = Timespec::from(wait);
         let args = SubmitArgs::new().timespec(&timespec);
@@ -368,22 +297,19 @@ impl Uring {
         }
     }
 
+    /// Whether a call would bring nothing, as far as can be known without one.
+    fn is_quiet(&mut self) -> bool {
+        let submission = self.ring.submission();
+        self.mode == Mode::Deferred
+            && submission.is_empty()
+            && !submission.taskrun()
+            && !submission.cq_overflow()
+    }
+
     /// Takes every completion that there is. `failed` is told the error of each receive that ended
     /// with one.
     fn reap(&mut self, pool: &mut FramePool, done: &mut Vec<Done>, mut failed: impl FnMut(i32)) {
-        let Self {
-            ring,
-            listeners,
-            held,
-            held_count,
-            sending,
-            sending_count,
-            arrived,
-            rearms,
-            dropped,
-            closing,
-            ..
-        } = self;
+        let Self { ring, listeners, receiving, sending, brought, counts, dropped, stopped, .. } = self;
         for completion in ring.completion() {
             let (result, flags) = (completion.result(), completion.flags());
             let Some(word) = Word::unpack(completion.user_data()) else { continue };
@@ -396,77 +322,93 @@ impl Uring {
                     {
                         listening.armed = None;
                         match result {
-                            _ if *closing => {}
-                            0.. => rearms.ended += 1,
-                            _ if result == -libc::ENOBUFS => rearms.empty += 1,
-                            _ => rearms.error += 1,
+                            _ if *stopped => {}
+                            0.. => counts.interrupted += 1,
+                            _ if result == -libc::ENOBUFS => counts.starved += 1,
+                            _ => counts.errors += 1,
                         }
                     }
                     if result < 0 {
                         failed(-result);
                     }
-                    let frame = cqueue::buffer_select(flags)
-                        .and_then(|id| held.get_mut(usize::from(id)))
-                        .and_then(Option::take);
-                    if let Some(frame) = frame {
-                        *held_count -= 1;
-                        match usize::try_from(result) {
-                            Ok(bytes) if bytes >= PREFIX => {
-                                arrived.push_back(Arrived { frame, bytes, listener: index as u8 });
-                            }
-                            _ => {
-                                *dropped += u64::from(result >= 0);
-                                pool.put(frame);
-                            }
-                        }
+                    *brought += 1;
+                    match receiving.take(result, flags, index as u8) {
+                        Taken::Arrival => counts.receives += 1,
+                        Taken::Nothing => {}
+                        Taken::Unreadable => *dropped += 1,
                     }
                 }
-                Op::Send => {
-                    let place = sending.get_mut(index).filter(
-                        |place| matches!(place, Some(sending) if sending.generation == word.generation),
-                    );
-                    if let Some(Sending { frame, token, .. }) = place.and_then(Option::take) {
-                        *sending_count -= 1;
-                        done.push(Done { token, bytes: frame.len() as u32, errno: (-result).max(0) });
-                        pool.put(frame);
-                    }
-                }
+                Op::Send => sending.complete(word, result, pool, done),
                 Op::Cancel => {}
             }
-        }
-    }
-
-    /// Moves what has arrived into the free rows.
-    fn fill_rows(&mut self, burst: &mut Burst) {
-        while !burst.is_full()
-            && let Some(Arrived { mut frame, bytes, listener }) = self.arrived.pop_front()
-        {
-            let (from, truncated) = open(&mut frame, bytes, self.datagram_max);
-            burst.rows.push(Row { frame: Some(frame), from, listener, truncated });
         }
     }
 
     /// One round of reaping, recycling, arming and delivering.
     fn turn(&mut self, burst: &mut Burst) -> io::Result<()> {
         self.reap(&mut burst.pool, &mut burst.done, |_| {});
-        self.refill(&mut burst.pool);
+        self.receiving.deal(burst);
         if self.arm() {
             // An error shows here, at once: the wait that may follow is not cut short by it again and
             // again.
             self.enter(0, Duration::ZERO)?;
             self.reap(&mut burst.pool, &mut burst.done, |_| {});
+            self.receiving.deal(burst);
         }
-        self.fill_rows(burst);
         Ok(())
     }
 
-    /// Cancels the receives and waits until nothing is with the kernel. False when something still
-    /// is after all rounds.
-    fn stop(&mut self, pool: &mut Option<&mut FramePool>, done: &mut Vec<Done>) -> io::Result<bool> {
-        self.closing = true;
+    /// Sends what is queued and takes what is done; groups that the kernel refused leave one by one.
+    fn flush(&mut self, pool: &mut FramePool, done: &mut Vec<Done>) -> io::Result<()> {
+        self.enter(0, Duration::ZERO)?;
+        self.reap(pool, done, |_| {});
+        let mut refused = false;
+        while let Some(group) = self.sending.again() {
+            self.post_singly(group, pool, done)?;
+            refused = true;
+        }
+        if refused { self.flush(pool, done) } else { Ok(()) }
+    }
+
+    /// Queues a group, or a datagram alone.
+    fn post(&mut self, group: &Group, pool: &mut FramePool, done: &mut Vec<Done>) -> io::Result<()> {
+        for attempt in 0..2 {
+            let generation = self.next_generation();
+            if let Some(entry) = self.sending.prepare(group, generation) {
+                if self.push(&entry) {
+                    return Ok(());
+                }
+                self.sending.unprepare(&entry);
+            }
+            if attempt == 0 {
+                self.flush(pool, done)?;
+            }
+        }
+        self.sending.outbox.end(group, -libc::ENOBUFS, pool, done);
+        Ok(())
+    }
+
+    /// Queues the datagrams of a group, each alone.
+    fn post_singly(
+        &mut self,
+        mut group: Group,
+        pool: &mut FramePool,
+        done: &mut Vec<Done>,
+    ) -> io::Result<()> {
+        while let Some((alone, rest)) = self.sending.outbox.split_first(&group) {
+            self.post(&alone, pool, done)?;
+            group = rest;
+        }
+        Ok(())
+    }
+
+    /// Cancels the receives and waits until none is armed and, for `sends`, nothing is being sent. False when
+    /// something still is after all rounds.
+    fn wind_down(&mut self, sends: bool, mut reap: impl FnMut(&mut Self)) -> io::Result<bool> {
+        self.stopped = true;
         for round in 0..CLOSE_ROUNDS {
-            let idle = self.sending_count == 0 && self.listeners.iter().all(|at| at.armed.is_none());
-            if idle {
+            let idle = self.listeners.iter().all(|at| at.armed.is_none());
+            if idle && (!sends || self.sending.is_idle()) {
                 return Ok(true);
             }
             // Receives are cancelled every tenth round in case a cancel found its receive at work;
@@ -479,10 +421,7 @@ impl Uring {
                 self.cancel(cancel);
             }
             self.enter(1, CLOSE_ROUND)?;
-            match pool {
-                Some(pool) => self.reap(pool, done, |_| {}),
-                None => self.reap_without_pool(),
-            }
+            reap(self);
         }
         Ok(false)
     }
@@ -503,21 +442,18 @@ impl Uring {
         }
     }
 
-    /// As `reap`, when the port is dropped: the frames are lost to their pool.
+    /// As `reap`, when the port is dropped: frames are lost to their pool.
     fn reap_without_pool(&mut self) {
-        for completion in self.ring.completion() {
+        let Self { ring, listeners, sending, .. } = self;
+        for completion in ring.completion() {
             let Some(word) = Word::unpack(completion.user_data()) else { continue };
-            let index = word.index as usize;
             match word.op {
                 Op::Receive if !cqueue::more(completion.flags()) => {
-                    if let Some(listening) = self.listeners.get_mut(index) {
+                    if let Some(listening) = listeners.get_mut(word.index as usize) {
                         listening.armed = None;
                     }
                 }
-                Op::Send => {
-                    let sent = self.sending.get_mut(index).and_then(Option::take);
-                    self.sending_count -= usize::from(sent.is_some());
-                }
+                Op::Send => sending.forget(word),
                 _ => {}
             }
         }
@@ -525,7 +461,7 @@ impl Uring {
 
     /// Takes the ring's hold off the buffers and the sockets.
     fn let_go(&mut self) -> io::Result<Vec<Listener>> {
-        self.buffers.unregister(&self.ring)?;
+        self.receiving.unregister(&self.ring)?;
         // Synchronous, whereas the end of the ring is not: the port's address is free when this returns.
         self.ring.submitter().unregister_files()?;
         self.dropped = self.kernel_drops();
@@ -535,49 +471,17 @@ impl Uring {
 
     /// Ends everything, gives every frame back, and the sockets to the caller.
     fn shut(&mut self, burst: &mut Burst) -> io::Result<Vec<Listener>> {
-        let stopped = self.stop(&mut Some(&mut burst.pool), &mut burst.done)?;
+        let Burst { pool, done, .. } = burst;
+        let stopped = self.wind_down(true, |port| port.reap(pool, done, |_| {}))?;
         if !stopped {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel did not give every frame back"));
         }
         let listeners = self.let_go()?;
-        for place in &mut self.held {
-            if let Some(frame) = place.take() {
-                burst.pool.put(frame);
-            }
-        }
-        self.held_count = 0;
-        self.fill_rows(burst);
+        self.receiving.deal(burst);
         // Received, but never by anybody: as good as dropped before.
-        for Arrived { frame, .. } in self.arrived.drain(..) {
-            burst.pool.put(frame);
-            self.dropped += 1;
-        }
+        self.dropped += self.receiving.discard();
         Ok(listeners)
     }
-}
-
-/// Reads what the kernel wrote before the datagram, and makes the frame hold the datagram. `bytes`,
-/// at least [`PREFIX`], is how much it wrote in all.
-fn open(frame: &mut Frame, bytes: usize, datagram_max: usize) -> (Endpoint, bool) {
-    let within = frame.set_window(START, PREFIX);
-    debug_assert!(within, "every slot has its headroom");
-    let mut flags = 0;
-    let mut from = Endpoint::NONE;
-    if let Some((out, name)) = frame.bytes().split_first_chunk::<OUT_BYTES>()
-        && let Ok(name) = name.try_into()
-    {
-        // struct io_uring_recvmsg_out: namelen, controllen, payloadlen, flags.
-        let [n0, n1, n2, n3, .., f0, f1, f2, f3] = *out;
-        flags = u32::from_ne_bytes([f0, f1, f2, f3]);
-        if u32::from_ne_bytes([n0, n1, n2, n3]) > 0 {
-            from = Name::parse(name);
-        }
-    }
-    let len = bytes - PREFIX;
-    let truncated = flags & libc::MSG_TRUNC as u32 != 0 || len > datagram_max;
-    let within = frame.set_window(HEADROOM, len.min(datagram_max));
-    debug_assert!(within, "the kernel was given no more than the slot");
-    (from, truncated)
 }
 
 impl Port for Uring {
@@ -589,10 +493,17 @@ impl Port for Uring {
         if !burst.rows.is_empty() {
             return Ok(());
         }
+        if wait.is_zero() && self.is_quiet() {
+            return Ok(());
+        }
         // Nothing in the ring: let the kernel bring what it has, and if that is nothing, wait.
         let want = u32::from(burst.done.is_empty() && !wait.is_zero());
         self.enter(want, wait)?;
         self.turn(burst)
+    }
+
+    fn more(&self) -> bool {
+        self.receiving.has_arrivals() || self.brought >= MANY
     }
 
     fn send(&mut self, burst: &mut Burst) -> io::Result<()> {
@@ -600,53 +511,45 @@ impl Port for Uring {
             return Ok(());
         }
         let Burst { pool, tx, done, .. } = burst;
-        for Tx { frame, to, listener, token, .. } in tx.drain(..) {
-            let index = frame.index() as usize;
-            let bytes = frame.len() as u32;
-            let free = matches!(self.sending.get(index), Some(None));
-            let errno = if self.closed || self.closing {
-                libc::ESHUTDOWN
-            } else if usize::from(listener) >= self.listeners.len() {
-                libc::EINVAL
-            } else if !free {
-                libc::ENOBUFS
-            } else {
-                self.generation = self.generation.wrapping_add(1);
-                let generation = self.generation;
-                // SAFETY: no frame is in `sending[index]`, so no send with this header is under way.
-                let header = unsafe { self.headers.describe(index, &frame, to) };
-                let word = Word { generation, op: Op::Send, index: index as u32 };
-                let entry = opcode::SendMsg::new(Fixed(u32::from(listener)), header)
-                    .flags((libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as u32)
-                    .build()
-                    .user_data(word.pack());
-                self.sending[index] = Some(Sending { frame, token, generation });
-                self.sending_count += 1;
-                if self.push(&entry) {
-                    continue;
+        let (closed, listeners) = (self.closed, self.listeners.len());
+        self.sending.outbox.load(tx, pool, done, |tx| match () {
+            () if closed => Some(libc::ESHUTDOWN),
+            () if usize::from(tx.listener) >= listeners => Some(libc::EINVAL),
+            () => None,
+        });
+        for at in 0..self.sending.outbox.len() {
+            let group = self.sending.outbox.group(at);
+            let path = if group.count > 1 { self.sending.outbox.path(&group) } else { Path::Proven };
+            match path {
+                _ if group.count == 0 => {}
+                Path::Proven => self.post(&group, pool, done)?,
+                Path::Unknown => {
+                    self.post(&group, pool, done)?;
+                    self.flush(pool, done)?;
                 }
-                self.sending_count -= 1;
-                if let Some(Sending { frame, .. }) = self.sending[index].take() {
-                    pool.put(frame);
-                }
-                done.push(Done { token, bytes, errno: libc::ENOBUFS });
-                continue;
-            };
-            done.push(Done { token, bytes, errno });
-            pool.put(frame);
+                Path::Refused => self.post_singly(group, pool, done)?,
+            }
         }
-        self.enter(0, Duration::ZERO)?;
-        self.reap(pool, done, |_| {});
-        Ok(())
+        self.flush(pool, done)
+    }
+
+    fn counts(&self) -> Counts {
+        let Sending { sends, groups_refused, .. } = self.sending;
+        Counts { sends, groups_refused, ..self.counts }
     }
 
     fn in_flight(&self) -> usize {
-        self.sending_count
+        self.sending.outbox.count()
     }
 
     fn kernel_drops(&mut self) -> u64 {
         let open = self.listeners.iter_mut().map(|at| at.drops.read(&at.listener.socket));
         self.dropped + open.sum::<u64>()
+    }
+
+    fn stop(&mut self, burst: &mut Burst) -> io::Result<()> {
+        let Burst { pool, done, .. } = burst;
+        self.wind_down(false, |port| port.reap(pool, done, |_| {})).map(drop)
     }
 
     fn close(&mut self, burst: &mut Burst) -> io::Result<()> {
@@ -663,11 +566,12 @@ impl Drop for Uring {
         if self.closed {
             return;
         }
-        let stopped = self.stop(&mut None, &mut Vec::new()).unwrap_or(false);
+        let stopped = self.wind_down(true, Self::reap_without_pool).unwrap_or(false);
         if !stopped || self.let_go().is_err() {
-            // Something may still be with the kernel: its headers stay where they are for ever. Frames
-            // that are dropped leak their memory by themselves, and so does a registered buffer ring.
-            mem::forget(mem::replace(&mut self.headers, Headers::new(0)));
+            // Something may still be with the kernel: it stays where it is for ever. Frames that are dropped
+            // leak their memory by themselves, and so does a registered buffer ring.
+            self.receiving.leak();
+            self.sending.leak();
         }
     }
 }
@@ -676,62 +580,10 @@ impl fmt::Debug for Uring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Uring")
             .field("mode", &self.mode)
-            .field("held", &self.held_count)
-            .field("sending", &self.sending_count)
-            .field("arrived", &self.arrived.len())
-            .field("rearms", &self.rearms)
+            .field("sending", &self.sending.outbox.count())
+            .field("counts", &self.counts)
             .finish_non_exhaustive()
     }
-}
-
-/// A ring that knows these sockets and an empty ring of buffers for so many frames.
-fn prepare(
-    listeners: &[Listener],
-    frames: usize,
-    completions: usize,
-    modes: &[Mode],
-) -> io::Result<(IoUring, Mode, BufferRing)> {
-    if frames > FRAMES_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{frames} frames: io_uring takes at most {FRAMES_MAX} a shard, lower limits.frames"),
-        ));
-    }
-    let submissions = (frames + 2 * listeners.len() + 2).clamp(8, SUBMISSIONS_MAX.min(completions));
-    let (ring, mode) = set_up(submissions as u32, completions as u32, modes)?;
-    if !ring.params().is_feature_ext_arg() {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    let mut buffers = BufferRing::new(frames.next_power_of_two() as u16)?;
-    buffers.register(&ring)?;
-    let files: Vec<_> = listeners.iter().map(|listener| listener.socket.as_raw_fd()).collect();
-    let registered = if files.is_empty() { Ok(()) } else { ring.submitter().register_files(&files) };
-    if let Err(error) = registered {
-        buffers.unregister(&ring)?;
-        return Err(error);
-    }
-    Ok((ring, mode, buffers))
-}
-
-/// A ring in the first of these modes that this kernel knows.
-fn set_up(submissions: u32, completions: u32, modes: &[Mode]) -> io::Result<(IoUring, Mode)> {
-    let mut result = Err(io::Error::from_raw_os_error(libc::EINVAL));
-    for &mode in modes {
-        let mut builder = IoUring::builder();
-        builder.setup_cqsize(completions).setup_clamp();
-        match mode {
-            Mode::Deferred => builder.setup_submit_all().setup_single_issuer().setup_defer_taskrun(),
-            Mode::Cooperative => builder.setup_submit_all().setup_coop_taskrun(),
-            Mode::Plain => &mut builder,
-        };
-        result = builder.build(submissions).map(|ring| (ring, mode));
-        // EINVAL: the kernel does not know a flag. Anything else no flag will change.
-        match &result {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            _ => break,
-        }
-    }
-    result
 }
 
 #[cfg(test)]

@@ -41,6 +41,9 @@ pub struct Tx {
     pub listener: u8,
     /// When.
     pub class: Class,
+    /// Which datagrams keep their order: those of one flow to one next hop do. [`crate::id::PushId::steer`] of the
+    /// user it is for, say.
+    pub flow: u32,
     /// The sender's word for it, handed back in [`Done`].
     pub token: u32,
 }
@@ -151,7 +154,7 @@ mod tests {
             let classes = classes.iter().map(|n| [Class::MinDelay, Class::Priority, Class::Normal][*n]);
             for (token, class) in (0..).zip(classes) {
                 let frame = burst.pool.take().unwrap();
-                burst.tx.push(Tx { frame, to: Endpoint::NONE, listener: 0, class, token });
+                burst.tx.push(Tx { frame, to: Endpoint::NONE, listener: 0, class, flow: 0, token });
             }
             let mut expected: Vec<(Class, u32)> = burst.tx.iter().map(|tx| (tx.class, tx.token)).collect();
             expected.sort();

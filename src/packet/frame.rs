@@ -1,24 +1,19 @@
 //! Buffers. One [`FramePool`] a shard, allocated once; a [`Frame`] is the one handle to one slot.
 //!
-//! A slot is `[headroom | datagram | tailroom]`. A received datagram starts at [`HEADROOM`]; tunnel
-//! headers and added options grow to the left, so the payload never moves and the datagram leaves
-//! from the buffer that received it.
+//! A slot is `[headroom | datagram]`. A received datagram starts at [`HEADROOM`]; tunnel headers and added
+//! options grow to the left, so the payload never moves.
 //!
-//! Cost: `HEADROOM + datagram_max + TAILROOM` bytes a slot, rounded up to an odd number of cache
-//! lines: slots exactly 2048 bytes apart put every header into two L1 sets, 30 percent slower.
+//! Cost: `HEADROOM + datagram_max` bytes a slot, rounded up to an odd number of cache lines: slots
+//! exactly 2048 bytes apart put every header into two L1 sets, 30 percent slower.
 
-#![expect(unsafe_code, reason = "hands out disjoint slices of one allocation and addresses for the kernel")]
+#![expect(unsafe_code, reason = "hands out disjoint slices of one allocation")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
-/// Bytes before a received datagram: vxlan with IPv6 (8 + 14 + 40 + 8), what a forward may add to
-/// the options (Auth 32, PrivateAddress 20, Realm 8, SourceAddress 20), and what `io_uring` writes in
-/// front of a datagram (16 and the sender's address, 28).
+/// Bytes before a received datagram: vxlan with IPv6 (8 + 14 + 40 + 8) and what a forward may add to the
+/// options (Auth 32, PrivateAddress 20, Realm 8, SourceAddress 20), in whole cache lines.
 pub const HEADROOM: usize = 192;
-
-/// Bytes after the longest datagram: one, so that a longer one shows.
-pub const TAILROOM: usize = 1;
 
 const LINE: usize = 64;
 
@@ -54,7 +49,7 @@ impl FramePool {
     /// # Panics
     /// When the memory cannot be had, or the sizes are beyond 32 bits.
     pub fn new(count: usize, datagram_max: usize) -> Self {
-        let lines = (HEADROOM + datagram_max + TAILROOM).div_ceil(LINE) | 1;
+        let lines = (HEADROOM + datagram_max).div_ceil(LINE) | 1;
         let slot_bytes = lines * LINE;
         assert!(count > 0 && u32::try_from(count).is_ok() && u32::try_from(slot_bytes).is_ok());
         let layout = Self::layout(count, slot_bytes);
@@ -101,12 +96,7 @@ impl FramePool {
 
     /// The longest datagram that a frame takes.
     pub fn datagram_max(&self) -> usize {
-        self.slot_bytes - HEADROOM - TAILROOM
-    }
-
-    /// The whole region, for registering it with the kernel: address and bytes.
-    pub fn region(&self) -> (*mut u8, usize) {
-        (self.base.as_ptr(), self.slot_bytes * self.count as usize)
+        self.slot_bytes - HEADROOM
     }
 }
 
@@ -200,23 +190,6 @@ impl Frame {
         true
     }
 
-    /// Says that something else (the kernel) has written `len` bytes at `start` of the slot. False,
-    /// and nothing done, when that is not within the slot.
-    #[must_use]
-    pub fn set_window(&mut self, start: usize, len: usize) -> bool {
-        if start.checked_add(len).is_none_or(|end| end > self.slot_bytes as usize) {
-            return false;
-        }
-        (self.start, self.len) = (start as u32, len as u32);
-        true
-    }
-
-    /// The slot's first byte and its length, for the kernel to write or read. What is done with the
-    /// address must end before the frame is used or put back.
-    pub fn slot(&mut self) -> (*mut u8, usize) {
-        (self.slot.as_ptr(), self.slot_bytes as usize)
-    }
-
     /// The datagram's first byte, for the kernel to read.
     pub fn as_ptr(&self) -> *const u8 {
         self.bytes().as_ptr()
@@ -250,7 +223,6 @@ mod tests {
         frame.truncate(3);
         assert_eq!(frame.bytes(), b"pay");
         assert!(!frame.fill(&[0; 1000]));
-        assert!(!frame.set_window(HEADROOM, usize::MAX));
         let mut copy = pool.take().unwrap();
         assert!(copy.copy_from(&frame));
         assert_eq!(copy.bytes(), b"pay");

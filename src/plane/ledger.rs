@@ -97,7 +97,14 @@ impl Ledger {
                 Ok(())
             } else {
                 self.counters.tx_failed += 1;
-                Err(reason_of(done.errno))
+                let reason = reason_of(done.errno);
+                let kind = match reason {
+                    Reason::Overloaded => &mut self.counters.tx_full,
+                    Reason::TooLarge => &mut self.counters.tx_too_long,
+                    _ => &mut self.counters.tx_unreachable,
+                };
+                *kind += 1;
+                Err(reason)
             };
             if done.token == EXTRA {
                 self.counters.rejects += u64::from(result.is_ok());

@@ -90,6 +90,7 @@ impl Plane {
         let (grant, from_peer) = (&cell.grant, cell.peer.is_some());
         let mut writer = Writer { moment, message, from, from_peer, grant, head };
         let class = grant.class.unwrap_or(Class::Normal);
+        let flow = message.header.destination.steer();
         let last = cell.sends - 1;
         let (mut original, mut failure, mut failed) = (Some(original), Reason::Overloaded, 0);
         for (copy, send) in sends[cell.first_send..][..cell.sends].iter().enumerate() {
@@ -100,7 +101,7 @@ impl Plane {
                 continue;
             };
             match writer.write(&mut frame, &send.hop) {
-                Ok((to, listener)) => burst.tx.push(Tx { frame, to, listener, class, token }),
+                Ok((to, listener)) => burst.tx.push(Tx { frame, to, listener, class, flow, token }),
                 Err(reason) => {
                     (failure, failed) = (reason, failed + 1);
                     // The last one's is the row's own: the REJECT leaves from it.
@@ -139,8 +140,8 @@ impl Plane {
         replace_head(frame, message.payload_start, head, grant.signed_by, moment)?;
         let token = ledger.open(Account::Answered, 1).ok_or(Reason::Overloaded)?;
         if let Some(frame) = row.frame.take() {
-            let (to, listener) = (row.from, row.listener);
-            burst.tx.push(Tx { frame, to, listener, class: Class::Normal, token });
+            let (to, listener, flow) = (row.from, row.listener, header.destination.steer());
+            burst.tx.push(Tx { frame, to, listener, class: Class::Normal, flow, token });
         }
         Ok(())
     }
@@ -169,8 +170,8 @@ impl Plane {
             && frame.len() <= length_max
             && let Some(frame) = row.frame.take()
         {
-            let (to, listener) = (row.from, row.listener);
-            burst.tx.push(Tx { frame, to, listener, class: Class::Normal, token: EXTRA });
+            let (to, listener, flow) = (row.from, row.listener, header.source.steer());
+            burst.tx.push(Tx { frame, to, listener, class: Class::Normal, flow, token: EXTRA });
         }
     }
 }

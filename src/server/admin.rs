@@ -231,6 +231,15 @@ impl Collector for Snapshot {
         counter("tx_datagrams", "Datagrams that the kernel took, copies and REJECTs included", c.tx)?;
         counter("tx_bytes", "Bytes sent", c.tx_bytes)?;
         counter("tx_failed", "Datagrams that the kernel refused", c.tx_failed)?;
+        counter("tx_full", "Datagrams refused because the kernel had no room", c.tx_full)?;
+        counter("tx_too_long", "Datagrams refused because they are too long for the way", c.tx_too_long)?;
+        counter("tx_unreachable", "Datagrams refused for want of a way, or of a right", c.tx_unreachable)?;
+        counter("rx_batches", "Receives, each of a datagram or of several as one", c.receives)?;
+        counter("tx_batches", "Sends, each of a datagram or of several as one", c.sends)?;
+        counter("tx_groups_refused", "Groups of datagrams that had to leave one by one", c.groups_refused)?;
+        counter("rx_starved", "Receives that ended for want of a buffer", c.rx_starved)?;
+        counter("rx_interrupted", "Receives that ended for want of a completion", c.rx_interrupted)?;
+        counter("rx_errors", "Receives that failed", c.rx_errors)?;
         counter("delivered", "Messages sent to at least one terminal", c.delivered)?;
         counter("forwarded", "Messages sent to another Push server or to an asker only", c.forwarded)?;
         counter("answered", "Messages answered by this server", c.answered)?;

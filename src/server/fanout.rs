@@ -255,7 +255,7 @@ impl<P: Port> Fanout<P> {
         let token = if is_reject { Some(EXTRA) } else { ledger.open(Account::Answered, 1) };
         match token.filter(|_| frame.fill(&datagram)) {
             Some(token) => {
-                self.burst.tx.push(Tx { frame, to, listener, class: Class::Normal, token });
+                self.burst.tx.push(Tx { frame, to, listener, class: Class::Normal, flow: 0, token });
                 self.port.send(&mut self.burst)?;
                 self.settle();
             }
@@ -276,10 +276,16 @@ impl<P: Port> Fanout<P> {
     /// The plane counted copies; what is shown are messages, and the copies beside them.
     fn show(&self) {
         let made = self.plane.ledger().counters();
+        let port = self.port.counts();
         self.board.show(&Counters {
             tx: made.tx,
             tx_bytes: made.tx_bytes,
             tx_failed: made.tx_failed,
+            tx_full: made.tx_full,
+            tx_too_long: made.tx_too_long,
+            tx_unreachable: made.tx_unreachable,
+            sends: port.sends,
+            groups_refused: port.groups_refused,
             copies_delivered: made.delivered,
             copies_forwarded: made.forwarded,
             copies_dropped: made.dropped_total(),
@@ -346,6 +352,10 @@ mod tests {
 
         fn in_flight(&self) -> usize {
             0
+        }
+
+        fn stop(&mut self, _: &mut Burst) -> io::Result<()> {
+            Ok(())
         }
 
         fn close(&mut self, _: &mut Burst) -> io::Result<()> {

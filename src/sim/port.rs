@@ -61,6 +61,7 @@ pub struct SimPort {
     offered: Vec<Offered>,
     held: VecDeque<Tx>,
     dropped: u64,
+    is_stopped: bool,
     is_closed: bool,
 }
 
@@ -74,13 +75,14 @@ impl SimPort {
             offered: Vec::new(),
             held: VecDeque::new(),
             dropped: 0,
+            is_stopped: false,
             is_closed: false,
         }
     }
 
     /// A datagram arrives; false when no more can wait.
     pub fn arrive(&mut self, datagram: Waiting) -> bool {
-        let fits = self.inbox.len() < self.limits.inbox;
+        let fits = !self.is_stopped && self.inbox.len() < self.limits.inbox;
         if fits {
             self.inbox.push_back(datagram);
         } else {
@@ -162,6 +164,11 @@ impl Port for SimPort {
 
     fn kernel_drops(&mut self) -> u64 {
         self.dropped
+    }
+
+    fn stop(&mut self, _: &mut Burst) -> io::Result<()> {
+        self.is_stopped = true;
+        Ok(())
     }
 
     fn close(&mut self, burst: &mut Burst) -> io::Result<()> {

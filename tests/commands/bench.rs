@@ -28,8 +28,36 @@ fn registrations_are_measured_and_survive_a_kill() {
 }
 
 #[test]
+fn forwarders_are_measured_side_by_side() {
+    for settings in
+        ["--payload 64 --hops 1 --tunnel vxlan", "--payload 256 --hops 40 --tunnel plain --senders 3"]
+    {
+        let folder = Folder::new();
+        let report = folder
+            .run(&format!("bench forward --users 2000 {settings} --rounds 1 --turn 60 --rate 1000 --json"));
+        report.ok();
+        let report = report.json();
+        assert_eq!((&report["bench"], &report["valid"]), (&"forward".into(), &true.into()), "{report}");
+        let runs = report["runs"].as_array().unwrap();
+        let named = |name: &str| runs.iter().find(|run| run["name"] == name);
+        for name in ["recvmmsg_sendmmsg", "pushplane_sockets"] {
+            let figures = &named(name).unwrap_or_else(|| panic!("{name} in {report}"))["figures"];
+            assert!(
+                figures["cpu_ns"].as_f64().unwrap() > 0.0 && figures["rate_per_s"].as_f64().unwrap() > 0.0
+            );
+        }
+        // Whatever arrived was compared; how much did is this machine's affair.
+        assert!(runs.iter().all(|run| run["delivered"].as_u64().unwrap() > 0), "{report}");
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let folder = Folder::new();
+    folder.run("bench forward --sink 192.0.2.1:9").wrong("127.0.0.0/8");
+    folder.run("bench forward --peer nginx=127.0.0.1:9").wrong("NAME=ADDRESS/PID");
+    folder.run("bench forward --peer nginx=127.0.0.1:9/0").wrong("no process 0");
+    folder.run("bench forward --users 10 --only nobody").wrong("--only");
     folder.run("bench register --users 0").wrong("--users");
     folder.run("bench register --rate 0").wrong("above 0");
     folder.run("bench register --folder absent").wrong("absent");

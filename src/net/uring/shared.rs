@@ -1,77 +1,75 @@
-//! Memory that the kernel reads: send headers and the ring of receive buffers. It never moves, and is
-//! leaked rather than freed while the kernel may still look at it.
+//! Memory that the kernel reads: headers and the ring of receive buffers. It never moves, and is leaked rather than
+//! freed while the kernel may still look at it.
 //!
-//! Cost: 112 bytes a frame of headers, 16 bytes of buffer ring.
+//! Cost: 128 bytes for each send that can be under way, 1 KiB of buffer ring.
 
 #![expect(unsafe_code, reason = "hands addresses to the kernel")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::UnsafeCell;
 use std::io;
-use std::ptr::{self, NonNull};
+use std::mem;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
 use crate::id::Endpoint;
-use crate::net::socket::{EMPTY_HEADER, Name};
-use crate::packet::Frame;
+use crate::net::header::{Coalesced, EMPTY, Outgoing};
+use crate::net::socket::Name;
 
 /// The one group of provided buffers.
 pub(super) const GROUP: u16 = 0;
 
-/// The headers that the kernel reads when it sends, one for each frame, and the one that says how a
-/// receive is laid out. They stay where they are from the start to the end of the ring.
+/// The headers that the kernel reads when it sends, and the one that says how a receive is laid out. They stay
+/// where they are from the start to the end of the ring.
 pub(super) struct Headers {
-    sends: Box<[UnsafeCell<SendHeader>]>,
+    sends: Box<[UnsafeCell<Outgoing>]>,
     receive: Box<UnsafeCell<libc::msghdr>>,
 }
 
-struct SendHeader {
-    header: libc::msghdr,
-    iovec: libc::iovec,
-    name: Name,
-}
-
 impl Headers {
-    pub(super) fn new(frames: usize) -> Self {
-        let iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        let send = || UnsafeCell::new(SendHeader { header: EMPTY_HEADER, iovec, name: Name::ZERO });
-        let receive = libc::msghdr { msg_namelen: Name::BYTES as libc::socklen_t, ..EMPTY_HEADER };
-        Self { sends: (0..frames).map(|_| send()).collect(), receive: Box::new(UnsafeCell::new(receive)) }
+    /// With so many headers to send by.
+    pub(super) fn new(sends: usize) -> Self {
+        let receive = libc::msghdr {
+            msg_namelen: Name::BYTES as libc::socklen_t,
+            msg_controllen: Coalesced::BYTES as _,
+            ..EMPTY
+        };
+        Self {
+            sends: (0..sends).map(|_| UnsafeCell::new(Outgoing::new())).collect(),
+            receive: Box::new(UnsafeCell::new(receive)),
+        }
     }
 
-    /// How a receive is laid out: a name of the longer kind, no control data.
+    /// How a receive is laid out: a name of the longer kind, control data with the length of coalesced datagrams.
     pub(super) fn receive(&self) -> *const libc::msghdr {
         self.receive.get()
     }
 
-    /// Describes the frame's datagram to the kernel.
+    /// Describes a message to the kernel.
     ///
     /// # Panics
-    /// When `index` is beyond the frames that this was made for.
+    /// When there is no header of this index.
     ///
     /// # Safety
-    /// The kernel must be done with the header of this index.
-    pub(super) unsafe fn describe(&self, index: usize, frame: &Frame, to: Endpoint) -> *const libc::msghdr {
-        let send = self.sends[index].get();
-        let iov_base = frame.as_ptr().cast_mut().cast();
-        // SAFETY: the cell is not shared (it is not `Sync`), and the caller says that the kernel is done
-        // with it. The one reference made here, to the name, ends before the pointers are made; they
-        // stay valid, as nothing moves or borrows the cell before the next call for this index.
-        unsafe {
-            (*send).iovec = libc::iovec { iov_base, iov_len: frame.len() };
-            let namelen = (*send).name.set(to);
-            (*send).header = libc::msghdr {
-                msg_name: (&raw mut (*send).name).cast(),
-                msg_namelen: namelen,
-                msg_iov: &raw mut (*send).iovec,
-                msg_iovlen: 1,
-                ..EMPTY_HEADER
-            };
-            &raw const (*send).header
-        }
+    /// The kernel must be done with the header of this index, and the bytes must stay until it is again.
+    pub(super) unsafe fn describe(
+        &self,
+        index: usize,
+        to: Endpoint,
+        bytes: *const [u8],
+        segment: Option<u16>,
+    ) -> *const libc::msghdr {
+        // SAFETY: the cell is not shared (it is not `Sync`) and never moves, and the caller says that the kernel
+        // is done with it.
+        unsafe { Outgoing::prepare(self.sends[index].get(), to, bytes, segment) }
+    }
+
+    /// Never frees them.
+    pub(super) fn leak(&mut self) {
+        mem::forget(mem::replace(self, Self::new(0)));
     }
 }
 

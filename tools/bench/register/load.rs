@@ -143,7 +143,7 @@ impl Load {
             self.slots[slot as usize] = Slot { message, ask, due_ns: due };
             count.late.saturating_record(now - due);
             let (to, class) = (self.server, Class::Normal);
-            self.burst.tx.push(Tx { frame, to, listener: 0, class, token: slot });
+            self.burst.tx.push(Tx { frame, to, listener: 0, class, flow: slot, token: slot });
         }
         if !self.burst.tx.is_empty() {
             self.port.send(&mut self.burst)?;

@@ -215,7 +215,9 @@ impl<'a, P: Port> Sender<'a, P> {
                 key.sign(datagram, end);
             }
         }
-        let tx = Tx { frame, to: self.orders.server, listener: item.listener, class: Class::Normal, token };
+        // One flow: what was captured keeps its order, whoever it is for.
+        let (to, listener) = (self.orders.server, item.listener);
+        let tx = Tx { frame, to, listener, class: Class::Normal, flow: 0, token };
         self.burst.tx.push(tx);
         self.flights[token as usize] = Some(Flight { batch: Arc::clone(batch), at, number });
         true

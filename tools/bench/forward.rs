@@ -1,0 +1,284 @@
+//! `pushplane bench forward`: what forwarding a datagram costs a core, how many it forwards without losing one, and
+//! how long each takes, beside bare forwarders that look nothing up and whatever other forwarder is named.
+//!
+//! ```text
+//!  generator (last CPU) ──► forwarder (first CPU) ──► next hops: addresses of one socket (last CPU)
+//! ```
+//!
+//! Each forwarder gets the same PUSHes, to random users; what arrives is compared with what was sent. A real `serve`
+//! does everything that a PUSH needs and puts a tunnel around it.
+
+mod bare;
+mod forwarder;
+mod load;
+mod operator;
+mod sink;
+mod sockets;
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pushplane::clock::Clock;
+use pushplane::id::Endpoint;
+use pushplane::net::{allowed_cpus, pin};
+use serde_json::json;
+
+use self::forwarder::{Forwarder, Named};
+use self::load::{Load, Paced};
+use self::operator::{Form, Operator, Size};
+use self::sink::{Arrived, Sink};
+use super::report::{Figures, Report, Run};
+use crate::outcome::{Percentiles, Tally};
+use crate::{Stop, common};
+
+/// What forwarding a datagram costs, how many a core forwards, and how long each takes
+///
+/// Starts `serve` with a generated operator, floods it over loopback, and beside it bare forwarders that look nothing
+/// up. Each takes its turn in every round. CPU time is that of the forwarder's threads; figures of a machine with less
+/// than two CPUs to itself say little.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  pushplane bench forward
+  pushplane bench forward --hops 1000 --payload 256 --senders 64 --tunnel plain
+  pushplane bench forward --sink 127.2.0.1:19000 --peer nginx=127.0.0.1:18000/4711     # tools/peers/forward.sh does so")]
+pub(crate) struct Args {
+    /// Users of the tables
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    users: u64,
+    /// Bytes of each PUSH behind its header
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u16).range(8..=1200))]
+    payload: u16,
+    /// Next hops: gateways
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    hops: u16,
+    /// Senders, each with a port of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    senders: u16,
+    /// What is put around each PUSH: vxlan or plain
+    #[arg(long, value_enum, default_value_t = Form::Vxlan)]
+    tunnel: Form,
+    /// Rounds, in each of which every forwarder has its turn; the best counts
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// How long each turn is measured, milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    turn: u64,
+    /// Datagrams a second at which latency is measured
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    rate: u64,
+    /// Where the first next hop stands: others must know it beforehand [default: a free port]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.2.0.1:0")]
+    sink: Endpoint,
+    /// Another forwarder: its name, where it listens, and its process
+    #[arg(long, value_name = "NAME=ADDRESS/PID")]
+    peer: Vec<Named>,
+    /// Measure only forwarders whose names have this in them
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Stop> {
+    let clock = Clock::start();
+    let cpus = allowed_cpus();
+    let (Some(&first), Some(&last)) = (cpus.first(), cpus.last()) else {
+        return Err(Stop::Failed("no CPU is allowed to this process".to_owned()));
+    };
+    let folder =
+        tempfile::tempdir().map_err(|error| Stop::Failed(format!("no temporary folder: {error}")))?;
+    let sink = Sink::open(args.sink, args.hops, clock)?;
+    let size = Size { users: args.users, hops: args.hops, payload: args.payload.into() };
+    let mut operator = Operator::new(folder.path(), size, args.tunnel, sink.first());
+    let forwarders = forwarder::all(&mut operator, &sink, &args.peer, first, clock, args.only.as_deref())?;
+    if forwarders.is_empty() {
+        return Err(Stop::Wrong("--only: no forwarder has a name like that".to_owned()));
+    }
+    // Threads that were started so far have their own CPU; this one and the generator share the last.
+    let _ = pin(last);
+    let load = Load::new(&operator, args.senders, clock)?;
+    let mut bench = Bench { args, operator: &operator, sink, load };
+    let mut measured: Vec<Measured> = forwarders.iter().map(|_| Measured::default()).collect();
+    let turns = u64::from(args.rounds) * forwarders.len() as u64;
+    let progress = common::Progress::of("forwarding", turns);
+    for turn in 0..turns {
+        let at = (turn % forwarders.len() as u64) as usize;
+        bench.turn(&forwarders[at], &mut measured[at])?;
+        progress.reach(turn + 1);
+    }
+    drop(progress);
+    let progress = common::Progress::of("looking for rates without loss", forwarders.len() as u64);
+    for (at, (forwarder, measured)) in forwarders.iter().zip(&mut measured).enumerate() {
+        if !forwarder.spins {
+            measured.lossless_per_s = bench.lossless(forwarder, measured.rate_per_s)?;
+        }
+        progress.reach(at as u64 + 1);
+    }
+    drop(progress);
+    let plainest = forwarders.iter().zip(&measured).find(|(forwarder, _)| forwarder.name == PLAINEST);
+    let plainest = plainest.map_or(f64::NAN, |(_, measured)| measured.cpu_ns);
+    let runs = forwarders.iter().zip(measured);
+    let runs = runs.map(|(forwarder, measured)| measured.into_run(forwarder, plainest));
+    let runs = runs.collect::<Result<Vec<Run>, Stop>>()?;
+    let settings = [
+        ("users", json!(args.users)),
+        ("payload", json!(args.payload)),
+        ("hops", json!(args.hops)),
+        ("senders", json!(args.senders)),
+        ("tunnel", json!(args.tunnel)),
+        ("rounds", json!(args.rounds)),
+        ("turn", json!(args.turn)),
+        ("rate", json!(args.rate)),
+    ];
+    Report::new("forward", settings, runs).say(args.json)
+}
+
+/// What the others are held against.
+const PLAINEST: &str = "recvmmsg_sendmmsg";
+
+/// How long a flood goes on before it is measured: caches, and a forwarder that slept.
+const WARM: Duration = Duration::from_millis(100);
+
+/// A port of loopback that was free a moment ago.
+fn free_address() -> Result<Endpoint, Stop> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
+    socket.map(Endpoint::from).map_err(|error| Stop::Failed(format!("loopback cannot be bound: {error}")))
+}
+
+struct Bench<'a> {
+    args: &'a Args,
+    operator: &'a Operator,
+    sink: Sink,
+    load: Load,
+}
+
+/// What was measured of one forwarder: the best of all rounds.
+struct Measured {
+    /// CPU time a datagram.
+    cpu_ns: f64,
+    /// Forwarded under the flood.
+    rate_per_s: f64,
+    lossless_per_s: f64,
+    /// On the schedule: that round with the least p99.
+    tally: Tally,
+    seconds: f64,
+}
+
+impl Default for Measured {
+    fn default() -> Self {
+        let tally = Tally { valid: true, ..Tally::default() };
+        Self { cpu_ns: f64::INFINITY, rate_per_s: 0.0, lossless_per_s: f64::NAN, tally, seconds: 0.0 }
+    }
+}
+
+impl Bench<'_> {
+    /// A forwarder's turn of a round.
+    fn turn(&mut self, forwarder: &Forwarder, measured: &mut Measured) -> Result<(), Stop> {
+        self.load.aim(forwarder.address)?;
+        if !forwarder.spins {
+            let (cpu_ns, rate_per_s) = self.flood(forwarder, &mut measured.tally)?;
+            measured.cpu_ns = measured.cpu_ns.min(cpu_ns);
+            measured.rate_per_s = measured.rate_per_s.max(rate_per_s);
+        }
+        let (paced, arrived) = self.paced(forwarder, self.args.rate, 1);
+        let latency = Percentiles::of(&arrived.latency);
+        let tally = &mut measured.tally;
+        tally.planned += paced.sent;
+        tally.sent += paced.sent;
+        tally.delivered += arrived.datagrams;
+        tally.lost += paced.sent.saturating_sub(arrived.datagrams);
+        tally.valid &= arrived.wrong == 0;
+        if tally.latency.p99 == 0 || latency.p99 < tally.latency.p99 {
+            (tally.latency, tally.late) = (latency, Percentiles::of(&paced.late));
+        }
+        measured.seconds += paced.ns as f64 / 1e9;
+        Ok(())
+    }
+
+    /// CPU time a datagram under a flood, and how many were forwarded a second.
+    fn flood(&mut self, forwarder: &Forwarder, tally: &mut Tally) -> Result<(f64, f64), Stop> {
+        let Self { args, operator, sink, load } = self;
+        let stop = AtomicBool::new(false);
+        sink.begin();
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| load.flood(&stop));
+            let mut watch = |length: Duration| -> Result<Seen, Stop> {
+                let end = sink.clock.now().mono_ns + length.as_nanos() as u64;
+                while sink.clock.now().mono_ns < end {
+                    if !sink.turn(operator, forwarder.form, false) {
+                        std::thread::yield_now();
+                    }
+                }
+                let at_hops = sink.arrived.datagrams + sink.kernel_drops();
+                let forwarded = forwarder.forwarded()?.unwrap_or(at_hops);
+                Ok(Seen { forwarded, cpu_ns: forwarder.cpu_ns(), ns: sink.clock.now().mono_ns })
+            };
+            let seen = watch(WARM).and_then(|before| Ok((before, watch(Duration::from_millis(args.turn))?)));
+            stop.store(true, Ordering::Relaxed);
+            seen
+        });
+        let (before, after) = result?;
+        tally.valid &= sink.arrived.wrong == 0;
+        let forwarded = after.forwarded.saturating_sub(before.forwarded) as f64;
+        let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / forwarded;
+        Ok((cpu_ns, forwarded / ((after.ns - before.ns) as f64 / 1e9)))
+    }
+
+    /// What arrives of a schedule.
+    fn paced(&mut self, forwarder: &Forwarder, rate: u64, together: usize) -> (Paced, Arrived) {
+        let Self { args, operator, sink, load } = self;
+        sink.begin();
+        let length = Duration::from_millis(args.turn);
+        let paced = load.paced(rate, together, length, sink, operator, forwarder.form);
+        (paced, sink.take())
+    }
+
+    /// The highest rate at which every datagram arrives: sought between a hundredth of what was forwarded under the
+    /// flood and twice that.
+    fn lossless(&mut self, forwarder: &Forwarder, rate_per_s: f64) -> Result<f64, Stop> {
+        const STEPS: usize = 7;
+        self.load.aim(forwarder.address)?;
+        let (mut low, mut high) = (rate_per_s / 100.0, rate_per_s * 2.0);
+        let mut found = 0.0;
+        for _ in 0..STEPS {
+            let rate = (low * high).sqrt();
+            let (paced, arrived) = self.paced(forwarder, rate as u64, load::together(rate as u64));
+            let reached = paced.sent as f64 / (paced.ns as f64 / 1e9);
+            // A generator that cannot keep the rate says nothing about the forwarder.
+            if arrived.datagrams >= paced.sent && reached > 0.9 * rate {
+                found = reached;
+                low = rate;
+            } else {
+                high = rate;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// How far a forwarder was at some moment.
+struct Seen {
+    forwarded: u64,
+    cpu_ns: u64,
+    ns: u64,
+}
+
+impl Measured {
+    fn into_run(self, forwarder: &Forwarder, plainest: f64) -> Result<Run, Stop> {
+        let Self { cpu_ns, rate_per_s, lossless_per_s, mut tally, seconds } = self;
+        let mut figures = Figures::default();
+        if !forwarder.spins {
+            figures.add("cpu_ns", "ns of CPU a datagram under a flood", cpu_ns);
+            figures.add("cpu_ratio", "of what the bare recvmmsg and sendmmsg needs", cpu_ns / plainest);
+            figures.add("core_per_s", "a second, for a core to itself", 1e9 / cpu_ns);
+            figures.add("rate_per_s", "forwarded a second under the flood", rate_per_s);
+            figures.add("lossless_per_s", "a second without losing one", lossless_per_s);
+        }
+        let (dropped, closed) = forwarder.accounts()?;
+        tally.valid &= closed && dropped == 0;
+        let what = forwarder.what.clone();
+        Ok(Run { name: forwarder.name, what, seconds, tally, figures })
+    }
+}

@@ -1,0 +1,122 @@
+//! The generator: PUSHes made beforehand, sent as fast as it goes, or on a schedule.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use pushplane::clock::Clock;
+use pushplane::id::Endpoint;
+
+use super::operator::{Form, Operator, mix};
+use super::sink::Sink;
+use super::sockets;
+use crate::Stop;
+use crate::outcome::histogram;
+
+/// Datagrams of one call of the generator.
+const TOGETHER: usize = 64;
+/// The most PUSHes that are made: what they go to no longer fits any cache.
+const PUSHES_MAX: u64 = 1 << 18;
+/// How long the last ones may take.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Who sends.
+pub(super) struct Load {
+    senders: Vec<UdpSocket>,
+    /// PUSHes to users without pattern, one after the other.
+    pushes: Vec<u8>,
+    push_bytes: usize,
+    clock: Clock,
+}
+
+/// What a schedule brought.
+pub(super) struct Paced {
+    pub(super) sent: u64,
+    /// Behind the schedule.
+    pub(super) late: Histogram<u64>,
+    pub(super) ns: u64,
+}
+
+impl Load {
+    pub(super) fn new(operator: &Operator, senders: u16, clock: Clock) -> Result<Self, Stop> {
+        let failed = |error| Stop::Failed(format!("the generator's socket failed: {error}"));
+        let open = |_| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+            sockets::segment(&socket, operator.push_bytes()).map_err(failed)?;
+            Ok(socket)
+        };
+        let users = operator.size.users;
+        let count = users.next_multiple_of(TOGETHER as u64).min(PUSHES_MAX);
+        let pushes = (0..count).flat_map(|at| operator.push(mix(at) % users)).collect();
+        let senders = (0..senders).map(open).collect::<Result<_, Stop>>()?;
+        Ok(Self { senders, pushes, push_bytes: operator.push_bytes(), clock })
+    }
+
+    /// From now on everything goes to this forwarder.
+    pub(super) fn aim(&self, to: Endpoint) -> Result<(), Stop> {
+        let connect = |sender: &UdpSocket| sender.connect(SocketAddr::from(to));
+        let failed = |error| Stop::Failed(format!("{to} cannot be reached: {error}"));
+        self.senders.iter().try_for_each(connect).map_err(failed)
+    }
+
+    /// Sends as fast as it goes until told to stop. A full buffer is no fault of anybody's.
+    pub(super) fn flood(&self, stop: &AtomicBool) {
+        let together = self.pushes.chunks_exact(TOGETHER * self.push_bytes).cycle();
+        for (pushes, sender) in together.zip(self.senders.iter().cycle()) {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let _ = sender.send(pushes);
+        }
+    }
+
+    /// Sends on a schedule, `together` at a time, and takes what arrives in between.
+    pub(super) fn paced(
+        &mut self,
+        rate: u64,
+        together: usize,
+        length: Duration,
+        sink: &mut Sink,
+        operator: &Operator,
+        form: Form,
+    ) -> Paced {
+        let each = together == 1;
+        let calls = (rate * length.as_nanos() as u64 / 1_000_000_000 / together as u64).max(1);
+        let between_ns = 1e9 * together as f64 / rate as f64;
+        let start = self.clock.now().mono_ns;
+        let (mut late, mut sent) = (histogram(), 0);
+        let places = self.pushes.len() / self.push_bytes / together;
+        for call in 0..calls {
+            let due = start + (call as f64 * between_ns) as u64;
+            let mut now = self.clock.now().mono_ns;
+            while now < due {
+                sink.turn(operator, form, each);
+                now = self.clock.now().mono_ns;
+            }
+            late.saturating_record(now - due);
+            let at = call as usize % places * together * self.push_bytes;
+            let pushes = &mut self.pushes[at..at + together * self.push_bytes];
+            for push in pushes.chunks_exact_mut(self.push_bytes) {
+                Operator::stamp(push, due);
+            }
+            let sender = &self.senders[call as usize % self.senders.len()];
+            sent += sender.send(pushes).map_or(0, |_| together as u64);
+        }
+        let ns = self.clock.now().mono_ns - start;
+        let mut quiet_ns = self.clock.now().mono_ns;
+        while self.clock.now().mono_ns - quiet_ns < PATIENCE.as_nanos() as u64
+            && sink.arrived.datagrams < sent
+        {
+            if sink.turn(operator, form, each) {
+                quiet_ns = self.clock.now().mono_ns;
+            }
+        }
+        Paced { sent, late, ns }
+    }
+}
+
+/// How many datagrams leave together at a rate: fifty microseconds' worth.
+pub(super) fn together(rate: u64) -> usize {
+    (rate / 20_000).clamp(1, TOGETHER as u64) as usize
+}

@@ -1,0 +1,221 @@
+//! The operator that is forwarded for: user number `n` is behind gateway `n % hops`, so that everything about a
+//! datagram follows from its number and can be checked.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use pushplane::id::{Endpoint, Mac, PushId};
+use pushplane::table::Rib;
+use pushplane::table::rib::{App, Gateway, Rule, Segment, Server, Tunnel, User};
+use pushplane::wire::prp::{HeadBuilder, Header, Kind};
+
+use crate::{Stop, common};
+
+const APP: u32 = 7;
+const NAME: &str = "home";
+const VNI: u32 = 100;
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+/// What payloads are filled with behind the time.
+const FILL: u8 = 0x5A;
+/// Bytes of the time at which a datagram was due, at the start of its payload.
+const STAMP_BYTES: usize = 8;
+const HEADER_BYTES: usize = 48;
+/// vxlan, Ethernet, IPv4 and UDP.
+const VXLAN_BYTES: usize = 8 + 14 + 20 + 8;
+/// PrivateAddress and Realm.
+const PLAIN_BYTES: usize = 8 + 8;
+
+/// What is put around a PUSH.
+#[derive(clap::ValueEnum, serde::Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Form {
+    /// A tunnel of Ethernet frames
+    Vxlan,
+    /// Options that name the terminal
+    Plain,
+    /// Nothing: it leaves as it came
+    #[value(skip)]
+    Bare,
+}
+
+/// How much of everything.
+#[derive(Clone, Copy)]
+pub(super) struct Size {
+    pub(super) users: u64,
+    pub(super) hops: u16,
+    /// Bytes behind a PUSH's header.
+    pub(super) payload: usize,
+}
+
+/// The operator.
+pub(super) struct Operator {
+    pub(super) size: Size,
+    pub(super) form: Form,
+    folder: PathBuf,
+    rib: Rib,
+}
+
+impl Operator {
+    /// An operator whose servers will have their files in this folder.
+    pub(super) fn new(folder: &Path, size: Size, form: Form, first_hop: Endpoint) -> Self {
+        Self { size, form, folder: folder.to_owned(), rib: Self::rib(size, form, first_hop) }
+    }
+
+    fn rib(size: Size, form: Form, first_hop: Endpoint) -> Rib {
+        let Size { users, hops, .. } = size;
+        let gateway = |n| Gateway {
+            name: format!("gateway-{n}"),
+            address: hop(first_hop, n),
+            tunnel: match form {
+                Form::Vxlan => Tunnel::Vxlan { vni: VNI, mac: MAC },
+                Form::Plain | Form::Bare => Tunnel::Plain,
+            },
+            source_v4: Some(Endpoint::new(Ipv4Addr::new(10, 255, 0, 254).into(), 17400)),
+            source_v6: None,
+        };
+        let segment = |n: u16| Segment {
+            realm: n.into(),
+            ip: Ipv4Addr::new(10, 0, 0, 0).into(),
+            len: 8,
+            gateway: n.into(),
+        };
+        let row = |n| User {
+            push_id: id(n),
+            device: 0,
+            realm: (n % u64::from(hops)) as u32,
+            private: Some(private(n / u64::from(hops))),
+            nat: None,
+            imsi: None,
+            bearers: User::DEFAULT_BEARERS,
+            serving: None,
+            valid_until: None,
+        };
+        let app = App {
+            id: APP,
+            name: "mail".to_owned(),
+            sources: Some(vec![(Ipv4Addr::LOCALHOST.into(), 8)]),
+            users: false,
+            rule: Rule::Normal,
+            rate: None,
+            key: None,
+        };
+        Rib {
+            servers: vec![Server {
+                name: NAME.to_owned(),
+                prefixes: "0011".parse().into_iter().collect(),
+                address: Endpoint::new(Ipv4Addr::LOCALHOST.into(), 17400),
+                key: None,
+            }],
+            gateways: (0..hops).map(gateway).collect(),
+            segments: (0..hops).map(segment).collect(),
+            apps: vec![app],
+            users: (0..users).map(row).collect(),
+            ..Rib::default()
+        }
+    }
+
+    /// Writes the tables and the configuration of a server at this address, with these lines in `[server]`.
+    pub(super) fn configure(&mut self, name: &str, address: Endpoint, lines: &str) -> Result<PathBuf, Stop> {
+        self.rib.servers[0].address = address;
+        let path = self.folder.join(format!("{name}.ppt"));
+        let image = common::build(&path, &self.rib)?;
+        image.write(&path).map_err(|error| Stop::file(&path, error))?;
+        let path = self.folder.join(format!("{name}.toml"));
+        let text = format!(
+            "[server]\nname = \"{NAME}\"\nlisten = [\"{address}\"]\ntables = \"{name}.ppt\"\nstate = \"{name}\"\n\
+             metrics = \"127.0.0.1:0\"\n{lines}\n"
+        );
+        fs::write(&path, text).map_err(|error| Stop::file(&path, error))?;
+        Ok(path)
+    }
+
+    /// Forgets the rows: nothing will be configured any more.
+    pub(super) fn settle(&mut self) {
+        self.rib = Rib::default();
+    }
+
+    /// The PUSH to user number `n`.
+    pub(super) fn push(&self, n: u64) -> Vec<u8> {
+        let hop = n % u64::from(self.size.hops);
+        let header =
+            Header { app: APP, ..Header::new(Kind::Push, id(n), PushId(0x1 << 124 | 77), n << 16 | hop) };
+        let mut payload = vec![FILL; self.size.payload];
+        payload[..STAMP_BYTES].fill(0);
+        HeadBuilder::new(&header).datagram(&payload).unwrap_or_default()
+    }
+
+    /// The length of every PUSH.
+    pub(super) fn push_bytes(&self) -> usize {
+        HEADER_BYTES + self.size.payload
+    }
+
+    /// What a PUSH in this form is longer.
+    pub(super) const fn added(form: Form) -> usize {
+        match form {
+            Form::Vxlan => VXLAN_BYTES,
+            Form::Plain => PLAIN_BYTES,
+            Form::Bare => 0,
+        }
+    }
+
+    /// Whether this is the PUSH that its message identifier says, in this form.
+    pub(super) fn is_right(&self, form: Form, datagram: &[u8]) -> bool {
+        if datagram.len() != self.push_bytes() + Self::added(form) {
+            return false;
+        }
+        let (tunnel, push) = datagram.split_at(if form == Form::Vxlan { VXLAN_BYTES } else { 0 });
+        let Some(header) = Header::read(push) else { return false };
+        let n = header.message >> 16;
+        let [.., a, b, c, d] = private(n / u64::from(self.size.hops)).octets();
+        let to_terminal = form != Form::Vxlan || tunnel[38..42] == [a, b, c, d];
+        let payload = &push[push.len() - self.size.payload + STAMP_BYTES..];
+        n < self.size.users
+            && header.destination == id(n)
+            && to_terminal
+            && payload.iter().all(|byte| *byte == FILL)
+    }
+
+    /// Writes into a PUSH when it was due.
+    pub(super) fn stamp(push: &mut [u8], due_ns: u64) {
+        if let Some(stamp) = push.get_mut(HEADER_BYTES..HEADER_BYTES + STAMP_BYTES) {
+            stamp.copy_from_slice(&due_ns.to_be_bytes());
+        }
+    }
+
+    /// When a datagram that arrived was due.
+    pub(super) fn due_ns(&self, datagram: &[u8]) -> Option<u64> {
+        let at = datagram.len().checked_sub(self.size.payload)?;
+        let stamp = datagram.get(at..at + STAMP_BYTES)?;
+        Some(u64::from_be_bytes(stamp.try_into().ok()?))
+    }
+}
+
+/// Where next hop number `n` stands.
+pub(super) fn hop(first: Endpoint, n: u16) -> Endpoint {
+    let ip = first.ipv4().map_or(0, u32::from_be_bytes);
+    Endpoint::new(Ipv4Addr::from(ip + u32::from(n)).into(), first.port())
+}
+
+/// Where a bare forwarder finds the next hop of a PUSH.
+pub(super) const HOP_AT: usize = 46;
+
+/// User number `n`: under the prefix 0011, and otherwise without pattern.
+const fn id(n: u64) -> PushId {
+    let high = mix(n) >> 4 | 0x3 << 60;
+    PushId((high as u128) << 64 | mix(n ^ u64::MAX) as u128)
+}
+
+/// The private address of the `n`th user of a realm.
+fn private(n: u64) -> Endpoint {
+    let [.., b, c, d] = n.to_be_bytes();
+    Endpoint::new(Ipv4Addr::new(10, b, c, d).into(), 2948)
+}
+
+/// `SplitMix64` (Steele, Lea, Flood 2014): a bijection that looks random.
+pub(super) const fn mix(n: u64) -> u64 {
+    let z = n.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ z >> 31
+}
