@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use hdrhistogram::Histogram;
 use pushplane::clock::Clock;
 use pushplane::id::Endpoint;
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use self::traffic::{APP, Form, Traffic};
@@ -116,10 +117,10 @@ fn timed<T>(part: impl FnOnce() -> Result<T, Stop>) -> Result<(T, Took), Stop> {
     Ok((done, Took { seconds, cpu_ns }))
 }
 
-/// CPU time of this thread so far; 0 where the kernel does not say.
+/// CPU time of this thread so far.
 fn thread_cpu_ns() -> u64 {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0)
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    (time.tv_sec * 1_000_000_000 + time.tv_nsec).cast_unsigned()
 }
 
 fn memory_peak() -> u64 {
