@@ -34,6 +34,7 @@ mod expire;
 mod feed;
 mod group;
 mod introduce;
+mod kept;
 mod lend;
 mod name;
 mod permit;
@@ -45,8 +46,7 @@ mod spread;
 mod store;
 mod timer;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashSet;
 
 use ahash::RandomState;
 use rand::rngs::StdRng;
@@ -58,6 +58,7 @@ pub use spread::{GroupPush, NAMED_MAX};
 use answer::Asker;
 use feed::Feed;
 use group::Groups;
+use kept::Kept;
 use lend::Loans;
 use relay::Relays;
 use store::Store;
@@ -184,11 +185,10 @@ pub struct Engine {
     site: Site,
     rng: StdRng,
     store: Store,
-    /// Of a cut, what is not in the store: told last.
-    rest: Vec<Change>,
     loans: Loans,
     groups: Groups,
-    released: HashMap<Nothing, (u64, Option<TimerId>), RandomState>,
+    /// What was released, when that was sent, and the timer that forgets it.
+    released: Kept<Nothing, (u64, Option<TimerId>)>,
     relays: Relays,
     feed: Feed,
     /// Places of the store: bindings that end, ended ones that are forgotten.
@@ -208,12 +208,11 @@ impl Engine {
         let hasher = RandomState::with_seeds(rng.random(), rng.random(), rng.random(), rng.random());
         Self {
             store: Store::new(site.limits.bindings, rng.random()),
-            rest: Vec::new(),
             loans: Loans::new(&hasher),
-            groups: Groups::new(&hasher),
-            released: HashMap::with_hasher(hasher.clone()),
+            groups: Groups::new(),
+            released: Kept::default(),
             relays: Relays::new(&hasher),
-            feed: Feed::new(&hasher),
+            feed: Feed::new(site.limits.sessions, &hasher),
             expiry: Wheel::default(),
             loan_expiry: Wheel::default(),
             released_expiry: Wheel::default(),
@@ -235,7 +234,6 @@ impl Engine {
             Change::Unlend { lent } if self.loans.len() > self.site.limits.bindings => {
                 self.loans.forget(lent)
             }
-            Change::Detach { .. } => self.feed.sessions.bound_over(self.site.limits.sessions),
             _ => {}
         }
     }
@@ -251,7 +249,11 @@ impl Engine {
     }
 
     fn forget_released_before(&mut self, unix_ms: u64) {
-        self.released.retain(|_, (heard_ms, _)| *heard_ms >= unix_ms);
+        let old = self.released.iter().filter(|(_, (heard_ms, _))| *heard_ms < unix_ms);
+        let old: Vec<Nothing> = old.map(|(key, _)| *key).collect();
+        for key in old {
+            self.released.remove(&key);
+        }
     }
 
     /// Decides a request.
@@ -319,8 +321,8 @@ impl Engine {
             Change::Leave { group, member } => self.groups.leave(group, member),
             Change::Disband { group } => self.groups.disband(group),
             Change::Released { user, device, heard_ms } => {
-                let known = self.released.entry((user, device)).or_insert((heard_ms, None));
-                known.0 = known.0.max(heard_ms);
+                let (known_ms, timer) = self.released.get(&(user, device)).copied().unwrap_or_default();
+                self.released.insert((user, device), (heard_ms.max(known_ms), timer));
             }
             Change::Attach(ref session) => drop(self.feed.sessions.set(session)),
             Change::Detach { ref id, ended_ms } => {
@@ -340,9 +342,8 @@ impl Engine {
             (Change::End { .. }, Some(at)) => self.arm_ended(tables, at, now),
             (Change::Lend { lent, .. } | Change::Unlend { lent }, _) => self.arm_loan(*lent, now),
             (Change::Released { user, device, .. }, _) => self.arm_released((*user, *device), now),
-            (Change::Leave { group, .. } | Change::Disband { group }, _) => {
-                self.groups.prune(*group, tables);
-            }
+            (Change::Leave { group, member }, _) => self.groups.prune_role(*group, *member, tables),
+            (Change::Disband { group }, _) => self.groups.prune_head(*group, tables),
             (Change::Attach(session), _) => self.arm_session(&session.id, now),
             _ => {}
         }
@@ -435,47 +436,41 @@ impl Engine {
         self.store.changes().chain(self.changes_of_the_rest())
     }
 
-    /// Marks a moment: [`Engine::cut_some`] then tells the whole state as of it, while requests go on. What is not a
-    /// binding is copied here: a lent Push ID, a membership, a RADIUS session each.
+    /// Marks a moment: [`Engine::cut_some`] then tells the whole state as of it, while requests go on. Nothing is
+    /// copied for it.
     pub fn begin_cut(&mut self) {
         self.store.begin_cut();
-        self.rest = self.changes_of_the_rest().collect();
+        self.loans.begin_cut();
+        self.groups.begin_cut();
+        self.released.begin_cut();
+        self.feed.sessions.begin_cut();
     }
 
-    /// The next part of the state as it was at the cut, of at most so many bindings and those that have changed
-    /// since; `None` when that was all.
+    /// The next part of the state as it was at the cut: at most so many bindings, or half as many lent Push IDs,
+    /// memberships or sessions, and those that have changed since; `None` when that was all.
     pub fn cut_some(&mut self, bindings: u32) -> Option<Vec<Change>> {
-        if let Some(part) = self.store.cut_some(bindings) {
-            return Some(part);
-        }
-        let left = self.rest.len().saturating_sub(bindings as usize);
-        let part = self.rest.split_off(left);
-        (!part.is_empty()).then_some(part)
+        let others = bindings.div_ceil(2) as usize;
+        let released = |(key, value): &(Nothing, (u64, Option<TimerId>))| released(*key, value.0);
+        let part = self.store.cut_some(bindings);
+        let part = part.or_else(|| self.loans.cut_some(others));
+        let part = part.or_else(|| self.groups.cut_some(others));
+        let part = part.or_else(|| Some(self.released.cut_some(others)?.iter().map(released).collect()));
+        part.or_else(|| self.feed.sessions.cut_some(others))
     }
 
     /// Gives the cut up.
     pub fn end_cut(&mut self) {
         self.store.end_cut();
-        self.rest = Vec::new();
+        self.loans.end_cut();
+        self.groups.end_cut();
+        self.released.end_cut();
+        self.feed.sessions.end_cut();
     }
 
     fn changes_of_the_rest(&self) -> impl Iterator<Item = Change> + '_ {
-        let loans = self.loans.iter().map(|(lent, user, device, until_ms)| Change::Lend {
-            lent,
-            user,
-            device,
-            until_ms,
-        });
-        let released = self.released.iter().map(|(&(user, device), &(heard_ms, _))| Change::Released {
-            user,
-            device,
-            heard_ms,
-        });
-        let sessions =
-            self.feed.sessions.iter().map(|(_, session)| Change::Attach(Box::new(session.clone())));
-        let over = self.feed.sessions.iter_over();
-        let over = over.map(|(id, ended_ms)| Change::Detach { id: Arc::clone(id), ended_ms: Some(ended_ms) });
-        loans.chain(self.groups.changes()).chain(released).chain(sessions).chain(over)
+        let released = self.released.iter().map(|(key, (heard_ms, _))| released(*key, *heard_ms));
+        let rest = self.loans.changes().chain(self.groups.changes()).chain(released);
+        rest.chain(self.feed.sessions.changes())
     }
 
     /// How much it holds.
@@ -493,4 +488,8 @@ impl Engine {
             reports: self.feed.pending(),
         }
     }
+}
+
+fn released((user, device): Nothing, heard_ms: u64) -> Change {
+    Change::Released { user, device, heard_ms }
 }

@@ -22,7 +22,7 @@ impl Engine {
         self.released_expiry.pop(tick(now));
         self.feed.expiry.pop(tick(now));
         self.groups.prune_all(tables);
-        self.tables_changed(tables, now, out);
+        self.take_tables(tables, now, out);
         let places: Vec<u32> = self.store.iter().map(|(at, _)| at).collect();
         for at in places {
             match self.store.get(at).map(|entry| entry.is_ended()) {
@@ -38,8 +38,7 @@ impl Engine {
             self.end_loan_if_over(tables, lent, now, out);
         }
         self.forget_released_before(now.unix_ms.saturating_sub(RELEASED_MS + SKEW_MS));
-        let mut released: Vec<Nothing> = self.released.keys().copied().collect();
-        released.sort_unstable();
+        let released: Vec<Nothing> = self.released.iter().map(|(key, _)| *key).collect();
         for key in released {
             self.arm_released(key, now);
         }
@@ -48,6 +47,11 @@ impl Engine {
 
     /// Takes notice of new tables.
     pub fn tables_changed(&mut self, tables: &Tables, now: Now, out: &mut Outbox) {
+        self.take_tables(tables, now, out);
+        self.settle_everybody(tables, now, out);
+    }
+
+    fn take_tables(&mut self, tables: &Tables, now: Now, out: &mut Outbox) {
         let arrays = tables.arrays();
         let nat = |(at, line): (u32, &ArchivedLine)| Some((line.nat(arrays.nat6())?, at));
         self.static_nats = (0..).zip(arrays.lines()).filter_map(nat).collect();
@@ -61,12 +65,11 @@ impl Engine {
                 // What the network said while this server ran goes before the tables.
                 let binding = entry.binding();
                 self.end_rows(tables, &binding, now, out);
-            } else if entry.timer.is_none() {
+            } else if entry.timer.is_none() || Self::row(tables, entry.user(), entry.device()).is_some() {
                 self.arm_ended(tables, at, now);
             }
         }
         self.feed_tables_changed(tables, now, out);
-        self.settle_users(tables, now, out);
     }
 
     /// Works on what is due.

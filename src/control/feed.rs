@@ -27,19 +27,20 @@
 //!
 //! | part | what |
 //! |---|---|
-//! | [`sessions`] | what is known |
+//! | [`sessions`], [`over`] | what is known |
 //! | [`said`] | what a packet says: which session, when, whose |
 //! | [`bind`] | what follows for the tables, and what REGISTER and RELEASE mean for sessions |
 //! | [`sweep`] | On, Off, and sessions of which nothing more is heard |
 //! | [`repeats`] | requests that are repeated |
 
 mod bind;
+mod over;
 mod repeats;
 mod said;
 pub(super) mod sessions;
 mod sweep;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -117,6 +118,8 @@ pub(super) struct Feed {
     sweeps: VecDeque<Sweep>,
     /// Users of whom something changed: what the network says of them may hold again.
     unsettled: Vec<PushId>,
+    /// Users whose terminal the network says is somewhere and for whose binding there was no room.
+    waiting: BTreeSet<PushId>,
     /// From the tables: lines of users.csv with an IMSI, by IMSI.
     imsis: Vec<u32>,
     /// From the tables: realm and net of lines with a private IPv6 address, sorted.
@@ -124,14 +127,16 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(hasher: &RandomState) -> Self {
+    /// Remembers so many sessions at most that are over.
+    pub(super) fn new(sessions: usize, hasher: &RandomState) -> Self {
         Self {
             config: None,
-            sessions: Sessions::new(hasher),
+            sessions: Sessions::new(sessions, hasher),
             repeats: Repeats::new(hasher),
             expiry: Wheel::default(),
             sweeps: VecDeque::new(),
             unsettled: Vec::new(),
+            waiting: BTreeSet::new(),
             imsis: Vec::new(),
             nets: Vec::new(),
         }
@@ -200,7 +205,7 @@ impl Engine {
             Some(Repeated::Decided) => Outcome::Answered(Effect::Repeated),
             None => {
                 let said = Said::new(&config, report, accounting);
-                self.feed.sessions.forget_over(report.now, self.site.limits.sessions);
+                self.feed.sessions.forget_over(report.now);
                 self.decide(tables, &config, &said, out)?
             }
         };
@@ -255,6 +260,11 @@ impl Engine {
         }
         let mut session = said.session(config, before.as_ref());
         self.identify(tables, config, said, &mut session);
+        if session.user.is_none()
+            && let Some(known) = self.sharing(&session).into_iter().find(|other| other.user.is_some())
+        {
+            (session.user, session.port, session.bearers) = (known.user, known.port, known.bearers);
+        }
         let is_new = before.as_ref().is_none_or(|before| {
             let bearer = |session: &Session| (session.user, session.imsi, session.nsapi);
             let place = |session: &Session| (session.realm, session.ipv4, session.ipv6);
@@ -264,7 +274,10 @@ impl Engine {
             if self.is_outdated(&session) {
                 return Ok(Effect::Late);
             }
+            let users = [before.as_ref().and_then(|before| before.user), session.user];
+            self.feed.unsettled.extend(users.into_iter().flatten().map(|(user, _)| user));
             self.take_addresses(tables, before.as_ref(), &session, now, out)?;
+            self.make_known(tables, &session, now, out)?;
         }
         if before.is_none() && self.feed.sessions.len() >= self.site.limits.sessions {
             return Err(Unanswered::Overloaded);
@@ -275,9 +288,9 @@ impl Engine {
         }
         // First the binding: if a crash keeps no more than that, nothing stands for it, and it is told again.
         self.bind_session(tables, &session, is_new, now, out)?;
-        match self.feed.sessions.held(&session.id) {
-            Some(held) if !is_due => held.session.heard_ms = session.heard_ms,
-            _ => self.commit(tables, Change::Attach(Box::new(session)), now, out),
+        match is_due {
+            true => self.commit(tables, Change::Attach(Box::new(session)), now, out),
+            false => self.feed.sessions.heard(&session.id, session.heard_ms),
         }
         Ok(Effect::Taken)
     }

@@ -1,10 +1,7 @@
 //! GROUP: groups that users make, and what they change of those of groups.csv (PROTOCOL.md, ruling 7).
 
-use std::collections::{BTreeSet, HashMap};
-
-use ahash::RandomState;
-
 use super::answer::Asker;
+use super::kept::Kept;
 use super::{Engine, Outbox, Outcome, Request};
 use crate::id::PushId;
 use crate::reason::Reason;
@@ -21,22 +18,28 @@ const LIST: u8 = 4;
 const DELETE: u8 = 5;
 
 /// What is known of a group besides groups.csv.
-#[derive(Clone, Default, Debug)]
-struct Group {
+#[derive(Clone, Copy, Default, Debug)]
+struct Head {
     owner: Option<PushId>,
     /// It was deleted: what groups.csv says of it counts no more.
     hides_rows: bool,
-    joined: BTreeSet<PushId>,
-    /// Members by groups.csv that left.
-    left: BTreeSet<PushId>,
+}
+
+/// What a user is to a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    Member,
+    /// A member by groups.csv that left.
+    Former,
 }
 
 /// All groups of which something is known.
 #[derive(Debug)]
 pub(super) struct Groups {
-    groups: HashMap<PushId, Group, RandomState>,
+    heads: Kept<PushId, Head>,
+    /// By group and user.
+    roles: Kept<(PushId, PushId), Role>,
     owned: usize,
-    members: usize,
 }
 
 fn rows(group: PushId, tables: &Tables) -> &[[u8; 16]] {
@@ -48,8 +51,8 @@ fn has_row(group: PushId, member: PushId, tables: &Tables) -> bool {
 }
 
 impl Groups {
-    pub(super) fn new(hasher: &RandomState) -> Self {
-        Self { groups: HashMap::with_hasher(hasher.clone()), owned: 0, members: 0 }
+    pub(super) fn new() -> Self {
+        Self { heads: Kept::default(), roles: Kept::default(), owned: 0 }
     }
 
     /// How many have an owner.
@@ -59,64 +62,80 @@ impl Groups {
 
     /// Users that joined or left.
     pub(super) fn members(&self) -> usize {
-        self.members
+        self.roles.len()
     }
 
     pub(super) fn found(&mut self, group: PushId, owner: PushId) {
-        let known = self.groups.entry(group).or_default();
+        let known = self.heads.get(&group).copied().unwrap_or_default();
         self.owned += usize::from(known.owner.is_none());
-        known.owner = Some(owner);
+        self.heads.insert(group, Head { owner: Some(owner), ..known });
     }
 
     pub(super) fn join(&mut self, group: PushId, member: PushId) {
-        let known = self.groups.entry(group).or_default();
-        self.members -= usize::from(known.left.remove(&member));
-        self.members += usize::from(known.joined.insert(member));
+        self.roles.insert((group, member), Role::Member);
     }
 
     pub(super) fn leave(&mut self, group: PushId, member: PushId) {
-        let known = self.groups.entry(group).or_default();
-        self.members -= usize::from(known.joined.remove(&member));
-        self.members += usize::from(known.left.insert(member));
+        self.roles.insert((group, member), Role::Former);
     }
 
     pub(super) fn disband(&mut self, group: PushId) {
-        let known = self.groups.entry(group).or_default();
-        self.owned -= usize::from(known.owner.is_some());
-        self.members -= known.joined.len() + known.left.len();
-        *known = Group { hides_rows: true, ..Group::default() };
+        let known = self.heads.insert(group, Head { owner: None, hides_rows: true });
+        self.owned -= usize::from(known.is_some_and(|known| known.owner.is_some()));
+        let users: Vec<PushId> = self.roles_of(group).map(|(user, _)| user).collect();
+        for user in users {
+            self.roles.remove(&(group, user));
+        }
     }
 
-    /// Drops what says no more than groups.csv does.
-    pub(super) fn prune(&mut self, group: PushId, tables: &Tables) {
-        let Some(known) = self.groups.get_mut(&group) else { return };
-        let before = known.left.len();
-        known.left.retain(|member| !known.hides_rows && has_row(group, *member, tables));
-        self.members -= before - known.left.len();
-        let hides = known.hides_rows && !rows(group, tables).is_empty();
-        if known.owner.is_none() && known.joined.is_empty() && known.left.is_empty() && !hides {
-            self.groups.remove(&group);
+    /// Drops what says no more of a user than groups.csv does.
+    pub(super) fn prune_role(&mut self, group: PushId, user: PushId, tables: &Tables) {
+        let is_former = self.roles.get(&(group, user)) == Some(&Role::Former);
+        if is_former && (!self.shows_rows(group) || !has_row(group, user, tables)) {
+            self.roles.remove(&(group, user));
+        }
+    }
+
+    /// Drops what says no more of a group than groups.csv does.
+    pub(super) fn prune_head(&mut self, group: PushId, tables: &Tables) {
+        let Some(known) = self.heads.get(&group).copied() else { return };
+        let hides_rows = known.hides_rows && !rows(group, tables).is_empty();
+        if known.owner.is_none() && !hides_rows {
+            self.heads.remove(&group);
+        } else if hides_rows != known.hides_rows {
+            self.heads.insert(group, Head { hides_rows, ..known });
         }
     }
 
     pub(super) fn prune_all(&mut self, tables: &Tables) {
-        let all: Vec<PushId> = self.groups.keys().copied().collect();
-        for group in all {
-            self.prune(group, tables);
+        let roles: Vec<(PushId, PushId)> = self.roles.iter().map(|(key, _)| *key).collect();
+        for (group, user) in roles {
+            self.prune_role(group, user, tables);
         }
+        let heads: Vec<PushId> = self.heads.iter().map(|(group, _)| *group).collect();
+        for group in heads {
+            self.prune_head(group, tables);
+        }
+    }
+
+    fn roles_of(&self, group: PushId) -> impl Iterator<Item = (PushId, Role)> {
+        let all = (group, PushId(0))..=(group, PushId(u128::MAX));
+        self.roles.range(all).map(|((_, user), role)| (*user, *role))
     }
 
     /// Whether something is or was called so.
     pub(super) fn is_known(&self, group: PushId, tables: &Tables) -> bool {
-        self.groups.contains_key(&group) || !rows(group, tables).is_empty()
+        self.heads.get(&group).is_some()
+            || self.roles_of(group).next().is_some()
+            || !rows(group, tables).is_empty()
     }
 
     fn shows_rows(&self, group: PushId) -> bool {
-        self.groups.get(&group).is_none_or(|known| !known.hides_rows)
+        self.heads.get(&group).is_none_or(|known| !known.hides_rows)
     }
 
     fn owner(&self, group: PushId) -> Option<PushId> {
-        self.groups.get(&group)?.owner
+        self.heads.get(&group)?.owner
     }
 
     /// Whether there is such a group.
@@ -125,34 +144,65 @@ impl Groups {
     }
 
     fn is_member(&self, group: PushId, user: PushId, tables: &Tables) -> bool {
-        let known = self.groups.get(&group);
-        let left = known.is_some_and(|known| known.left.contains(&user));
-        known.is_some_and(|known| known.joined.contains(&user))
-            || (!left && self.shows_rows(group) && has_row(group, user, tables))
+        match self.roles.get(&(group, user)) {
+            Some(role) => *role == Role::Member,
+            None => self.shows_rows(group) && has_row(group, user, tables),
+        }
     }
 
     /// The members, each once, in the order of their Push IDs.
     pub(super) fn list(&self, group: PushId, tables: &Tables) -> Vec<PushId> {
         let rows = if self.shows_rows(group) { rows(group, tables) } else { &[] };
-        let mut members: Vec<PushId> = rows.iter().map(|id| PushId::from_bytes(*id)).collect();
-        if let Some(known) = self.groups.get(&group) {
-            members.retain(|member| !known.left.contains(member));
-            members.extend(&known.joined);
-        }
+        let by_row = rows.iter().map(|id| PushId::from_bytes(*id));
+        let mut members: Vec<PushId> =
+            by_row.filter(|user| self.roles.get(&(group, *user)) != Some(&Role::Former)).collect();
+        let joined = self.roles_of(group).filter(|(_, role)| *role == Role::Member);
+        members.extend(joined.map(|(user, _)| user));
         members.sort_unstable();
         members.dedup();
         members
     }
 
-    /// What makes these groups of none.
+    /// What makes these groups of none: first the groups, as to be deleted ends memberships.
     pub(super) fn changes(&self) -> impl Iterator<Item = Change> + '_ {
-        self.groups.iter().flat_map(|(&group, known)| {
-            let hidden = known.hides_rows.then_some(Change::Disband { group });
-            let founded = known.owner.map(|owner| Change::Found { group, owner });
-            let joined = known.joined.iter().map(move |&member| Change::Join { group, member });
-            let left = known.left.iter().map(move |&member| Change::Leave { group, member });
-            hidden.into_iter().chain(founded).chain(joined).chain(left)
-        })
+        let heads = self.heads.iter().flat_map(|(group, head)| head.changes(*group));
+        heads.chain(self.roles.iter().map(|(key, role)| role.change(*key)))
+    }
+
+    pub(super) fn begin_cut(&mut self) {
+        self.heads.begin_cut();
+        self.roles.begin_cut();
+    }
+
+    /// What [`Groups::changes`] were at the moment of the cut, after looking at so many more.
+    pub(super) fn cut_some(&mut self, entries: usize) -> Option<Vec<Change>> {
+        if let Some(part) = self.heads.cut_some(entries) {
+            return Some(part.iter().flat_map(|(group, head)| head.changes(*group)).collect());
+        }
+        let part = self.roles.cut_some(entries)?;
+        Some(part.iter().map(|(key, role)| role.change(*key)).collect())
+    }
+
+    pub(super) fn end_cut(&mut self) {
+        self.heads.end_cut();
+        self.roles.end_cut();
+    }
+}
+
+impl Head {
+    fn changes(self, group: PushId) -> impl Iterator<Item = Change> {
+        let hidden = self.hides_rows.then_some(Change::Disband { group });
+        let founded = self.owner.map(|owner| Change::Found { group, owner });
+        hidden.into_iter().chain(founded)
+    }
+}
+
+impl Role {
+    fn change(self, (group, member): (PushId, PushId)) -> Change {
+        match self {
+            Self::Member => Change::Join { group, member },
+            Self::Former => Change::Leave { group, member },
+        }
     }
 }
 

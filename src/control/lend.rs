@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use ahash::RandomState;
 
+use super::kept::Kept;
 use super::timer::TimerId;
 use crate::id::PushId;
+use crate::table::Change;
 
 /// A Push ID that is lent, or was.
 #[derive(Clone, Copy, Debug)]
@@ -16,16 +18,23 @@ pub(super) struct Loan {
     pub(super) timer: Option<TimerId>,
 }
 
+impl Loan {
+    fn change(&self, lent: PushId) -> Option<Change> {
+        let (user, device) = self.holder?;
+        Some(Change::Lend { lent, user, device, until_ms: self.until_ms })
+    }
+}
+
 /// All of them. A terminal holds one at most.
 #[derive(Debug)]
 pub(super) struct Loans {
-    loans: HashMap<PushId, Loan, RandomState>,
+    loans: Kept<PushId, Loan>,
     holders: HashMap<(PushId, u8), PushId, RandomState>,
 }
 
 impl Loans {
     pub(super) fn new(hasher: &RandomState) -> Self {
-        Self { loans: HashMap::with_hasher(hasher.clone()), holders: HashMap::with_hasher(hasher.clone()) }
+        Self { loans: Kept::default(), holders: HashMap::with_hasher(hasher.clone()) }
     }
 
     /// How many are lent now.
@@ -42,6 +51,7 @@ impl Loans {
         self.loans.get(&lent)
     }
 
+    /// As [`Loans::get`], to set its timer.
     pub(super) fn get_mut(&mut self, lent: PushId) -> Option<&mut Loan> {
         self.loans.get_mut(&lent)
     }
@@ -51,34 +61,45 @@ impl Loans {
         self.holders.get(&(user, device)).copied()
     }
 
-    /// Those that lead somewhere.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (PushId, PushId, u8, u64)> {
-        self.loans
-            .iter()
-            .filter_map(|(lent, loan)| loan.holder.map(|(user, device)| (*lent, user, device, loan.until_ms)))
+    /// What makes of none those that lead somewhere.
+    pub(super) fn changes(&self) -> impl Iterator<Item = Change> {
+        self.loans.iter().filter_map(|(lent, loan)| loan.change(*lent))
+    }
+
+    pub(super) fn begin_cut(&mut self) {
+        self.loans.begin_cut();
+    }
+
+    /// What [`Loans::changes`] were at the moment of the cut, after looking at so many more.
+    pub(super) fn cut_some(&mut self, loans: usize) -> Option<Vec<Change>> {
+        let part = self.loans.cut_some(loans)?;
+        Some(part.iter().filter_map(|(lent, loan)| loan.change(*lent)).collect())
+    }
+
+    pub(super) fn end_cut(&mut self) {
+        self.loans.end_cut();
     }
 
     /// All, those that ran out too.
     pub(super) fn ids(&self) -> Vec<PushId> {
-        let mut ids: Vec<PushId> = self.loans.keys().copied().collect();
-        ids.sort_unstable();
-        ids
+        self.loans.iter().map(|(lent, _)| *lent).collect()
     }
 
     pub(super) fn lend(&mut self, lent: PushId, user: PushId, device: u8, until_ms: u64) {
         self.take_back(lent);
         if let Some(other) = self.holders.insert((user, device), lent)
-            && let Some(loan) = self.loans.get_mut(&other).filter(|_| other != lent)
+            && other != lent
+            && let Some(loan) = self.loans.change(&other)
         {
             loan.holder = None;
         }
-        let loan = self.loans.entry(lent).or_insert(Loan { holder: None, until_ms, timer: None });
-        (loan.holder, loan.until_ms) = (Some((user, device)), until_ms);
+        let timer = self.loans.get(&lent).and_then(|loan| loan.timer);
+        self.loans.insert(lent, Loan { holder: Some((user, device)), until_ms, timer });
     }
 
     /// It leads nowhere any more.
     pub(super) fn take_back(&mut self, lent: PushId) {
-        if let Some(loan) = self.loans.get_mut(&lent)
+        if let Some(loan) = self.loans.change(&lent)
             && let Some(holder) = loan.holder.take()
         {
             self.holders.remove(&holder);

@@ -213,12 +213,11 @@ impl Engine {
         let taken_later = self.store.holders(binding).any(|(_, entry)| {
             is_other(entry.user()) && entry.is_live(now.unix_ms) && entry.heard_ms > age.heard_ms
         });
-        if age.is_signed && taken_later {
+        if (age.is_signed && taken_later) || self.is_taken_since(binding, age.heard_ms, now) {
             return Err(Reason::StaleOrReplayed);
         }
         let is_new = self.store.find(binding.user, binding.device).is_none();
-        let counted = self.store.len() - self.store.hiding();
-        if is_new && counted >= self.site.limits.bindings {
+        if is_new && !self.has_place() {
             return Err(Reason::Overloaded);
         }
         let needs_loan =

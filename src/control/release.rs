@@ -98,7 +98,7 @@ impl Engine {
         let mut is_remembered =
             !user.is_none() && !is_under_way(which.device) && (names_all || ends.is_empty());
         let nothing = (user, which.device);
-        let is_full = self.released.len() >= RELEASED_MAX && !self.released.contains_key(&nothing);
+        let is_full = self.released.len() >= RELEASED_MAX && self.released.get(&nothing).is_none();
         if is_remembered && is_full && peer.is_none() {
             return Err(Reason::Overloaded);
         }

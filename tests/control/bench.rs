@@ -213,13 +213,18 @@ impl Bench {
     pub(crate) fn restart(&mut self) -> Said {
         self.handled -= self.engine.live().pending as u64;
         self.reported -= self.engine.live().reports as u64;
-        self.engine = Engine::new(self.site.clone()).with_feed(self.radius.clone());
-        for change in &self.journal {
-            self.engine.restore(change);
-        }
-        let mut out = Outbox::default();
-        self.engine.restored(&self.tables, self.now, &mut out);
+        let (engine, out) = self.restored_from(&self.journal);
+        self.engine = engine;
         self.settle(out)
+    }
+
+    /// An engine made of these changes alone, and what it makes of them.
+    pub(crate) fn restored_from(&self, changes: &[Change]) -> (Engine, Outbox) {
+        let mut engine = Engine::new(self.site.clone()).with_feed(self.radius.clone());
+        changes.iter().for_each(|change| engine.restore(change));
+        let mut out = Outbox::default();
+        engine.restored(&self.tables, self.now, &mut out);
+        (engine, out)
     }
 
     pub(crate) fn replace_tables(&mut self, rib: &Rib) -> Said {

@@ -1,5 +1,7 @@
 //! What the network says of who has which address: sessions, their order, and what terminals say besides.
 
+mod settled;
+
 use pushplane::config::{Limits, Policy, RegisterPolicy};
 use pushplane::control::{Effect, ReportEnd};
 use pushplane::id::PushId;

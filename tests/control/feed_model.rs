@@ -415,6 +415,15 @@ fn compare(bench: &Bench, plain: &Plain, after: &Op) {
     }
 }
 
+/// Whether a journal that was not cut makes the same engine again, and nothing of its own.
+#[track_caller]
+fn assert_restored(bench: &Bench, after: &Op) {
+    let (again, out) = bench.restored_from(&bench.journal);
+    assert_eq!(out.changes, [], "after {after:?}");
+    assert_eq!(again.live(), bench.engine.live(), "after {after:?}");
+    assert_eq!(seen(again.changes()), seen(bench.engine.changes()), "after {after:?}");
+}
+
 /// As long as nothing is due, what was last heard of a session is not worth a record.
 fn sync_heard(bench: &Bench, plain: &mut Plain) {
     for change in bench.engine.changes() {
@@ -503,10 +512,14 @@ fn survive(ops: &[Op], seed: u64, failures: &[(usize, u64)]) {
             }
         }
         compare(&bench, &plain, op);
+        if !is_kept || number % 4 == 0 {
+            assert_restored(&bench, op);
+        }
     }
     recover(&disk, &mut bench);
     if let Some(last) = ops.last() {
         compare(&bench, &plain, last);
+        assert_restored(&bench, last);
     }
 }
 

@@ -12,6 +12,7 @@ mod anything;
 mod bench;
 mod compaction;
 mod feed;
+mod feed_anything;
 mod feed_model;
 mod groups;
 mod model;

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use super::sessions::Held;
 use crate::clock::Now;
 use crate::control::store::{Entry, nothing};
 use crate::control::{Engine, Outbox};
 use crate::id::{Endpoint, PushId};
 use crate::reason::Unanswered;
-use crate::table::{Binding, Change, Session, SessionId, Tables, base_of};
+use crate::table::{Binding, Change, Session, Tables, base_of};
 
 /// Rows of users.csv that one session may end at once: what the live tables always have room for.
 const ROWS_MAX: usize = 256;
@@ -39,11 +38,28 @@ impl Engine {
         found
     }
 
-    /// Whose the addresses of a session are: its user's, or the one by whom another bearer of the terminal is known.
-    pub(super) fn owner(&self, session: &Session) -> Option<PushId> {
-        let user = |session: &Session| session.user.map(|(user, _)| user);
-        let at = session.addresses().flat_map(|base| self.feed.sessions.at(session.realm, base));
-        user(session).or_else(|| at.filter(|other| share(other, session)).find_map(user))
+    /// Tells the other bearers of a session's terminal whose it is, those that did not know and theirs: what holds for
+    /// one of them then holds for each that is left. Before the session itself holds, so that a crash in between leaves
+    /// nothing to be made up for.
+    pub(super) fn make_known(
+        &mut self,
+        tables: &Tables,
+        session: &Session,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Result<(), Unanswered> {
+        let mut known = vec![session.clone()];
+        while let Some(Session { user: user @ Some(_), port, bearers, .. }) = known.last() {
+            let (user, port, bearers) = (*user, *port, *bearers);
+            let others = known.pop().map(|session| self.sharing(&session)).unwrap_or_default();
+            for other in others.into_iter().filter(|other| other.user.is_none() && other.id != session.id) {
+                let other = Session { user, port, bearers, ..other };
+                self.take_addresses(tables, None, &other, now, out)?;
+                self.commit(tables, Change::Attach(Box::new(other.clone())), now, out);
+                known.push(other);
+            }
+        }
+        Ok(())
     }
 
     /// Takes the addresses of a session from whoever had them, and ends what was bound to those that it had before.
@@ -66,8 +82,7 @@ impl Engine {
             for other in &others {
                 self.end_session(tables, other, Some(session.since_ms), Some(session), now, out);
             }
-            let owner = self.owner(session);
-            self.end_bound(tables, (session.realm, base), |entry| stays(entry, session, owner), now, out);
+            self.end_bound(tables, (session.realm, base), |entry| stays(entry, session), now, out);
         }
         for (user, device) in rows {
             self.commit(tables, Change::End { user, device, heard_ms: 0 }, now, out);
@@ -81,7 +96,7 @@ impl Engine {
     /// Rows of users.csv that give an address of this session to another user, where nothing newer is known of them.
     fn rows_of_others(&self, tables: &Tables, session: &Session) -> Vec<(PushId, u8)> {
         let arrays = tables.arrays();
-        let owner = self.owner(session);
+        let owner = session.user.map(|(user, _)| user);
         let ipv4 = session.ipv4.map(|address| Endpoint::new(address.into(), 0));
         let exact = ipv4.into_iter().flat_map(|at| arrays.owners(session.realm, at));
         let first = |prefix| self.feed.nets.partition_point(|net| *net < (session.realm, prefix, 0));
@@ -189,7 +204,7 @@ impl Engine {
         if let Some(entry) = known.filter(|entry| entry.is_live(now.unix_ms)) {
             let is_kept = match entry.is_assigned() {
                 true => {
-                    entry.binding() == binding || (!is_new && self.is_elsewhere(&entry.binding(), private))
+                    entry.binding() == binding || (!is_new && self.is_elsewhere(&entry.binding(), &binding))
                 }
                 false => !is_new || entry.heard_ms > session.since_ms,
             };
@@ -198,8 +213,7 @@ impl Engine {
             }
         }
         let heard_ms = known.map_or(0, |entry| entry.heard_ms);
-        let counted = self.store.len() - self.store.hiding();
-        if known.is_none() && counted >= self.site.limits.bindings {
+        if known.is_none() && !self.has_place() {
             return Err(Unanswered::Overloaded);
         }
         let former = self.serving_now(tables, user, device, now);
@@ -226,14 +240,17 @@ impl Engine {
         own.any(|entry| is_same_place(&entry.binding(), binding))
     }
 
-    /// Whether a device is bound to another address, where another session says that it is.
-    fn is_elsewhere(&self, known: &Binding, private: Endpoint) -> bool {
-        let Some(elsewhere) = known.private.map(Endpoint::octets) else { return false };
+    /// Whether a device is bound to another address than this binding's, where another session says that it is.
+    fn is_elsewhere(&self, known: &Binding, binding: &Binding) -> bool {
+        let place = |binding: &Binding| binding.private.map(|private| (binding.realm, private.octets()));
+        let Some((realm, elsewhere)) = place(known).filter(|_| place(known) != place(binding)) else {
+            return false;
+        };
         let says_so = |session: &Session| {
             let is_own = session.user.is_some_and(|(user, _)| user == known.user);
             is_own && session.endpoint().map(Endpoint::octets) == Some(elsewhere)
         };
-        elsewhere != private.octets() && self.feed.sessions.at(known.realm, elsewhere).any(says_so)
+        self.feed.sessions.at(realm, elsewhere).any(says_so)
     }
 
     /// Ends what the network's word alone had bound of this user to the address of this binding, but for the device
@@ -254,21 +271,70 @@ impl Engine {
         self.end_bound(tables, (binding.realm, base_of(private.octets())), stays, now, out);
     }
 
-    /// Binds what the network says of users of whom something changed, where nothing else is known by now.
+    /// Brings what is bound by the network's word in line with what it says, of users of whom something changed, and
+    /// of those for whom there was no room before. Done to every user at a restart it changes nothing.
     pub(in crate::control) fn settle_users(&mut self, tables: &Tables, now: Now, out: &mut Outbox) {
         let mut users = std::mem::take(&mut self.feed.unsettled);
         users.sort_unstable();
         users.dedup();
         for user in users {
-            let mut sessions: Vec<Session> = self.feed.sessions.of_user(user).cloned().collect();
-            // The newest first.
-            sessions.sort_unstable_by(|a, b| (b.since_ms, &b.id).cmp(&(a.since_ms, &a.id)));
-            for session in sessions {
-                // Without room for it the next Interim tries again.
-                let _ = self.bind_session(tables, &session, false, now, out);
-            }
+            self.settle(tables, user, now, out);
+        }
+        while self.has_place()
+            && let Some(user) = self.feed.waiting.pop_first()
+        {
+            self.settle(tables, user, now, out);
         }
         self.feed.unsettled.clear();
+    }
+
+    fn settle(&mut self, tables: &Tables, user: PushId, now: Now, out: &mut Outbox) {
+        self.feed.waiting.remove(&user);
+        self.end_unfounded(tables, user, now, out);
+        let mut sessions: Vec<Session> = self.feed.sessions.of_user(user).cloned().collect();
+        // The newest first.
+        sessions.sort_unstable_by(|a, b| (b.since_ms, &b.id).cmp(&(a.since_ms, &a.id)));
+        for session in sessions {
+            if self.bind_session(tables, &session, false, now, out).is_err() {
+                self.feed.waiting.insert(user);
+            }
+        }
+    }
+
+    /// Ends what was bound by the word of a session that is not there.
+    fn end_unfounded(&mut self, tables: &Tables, user: PushId, now: Now, out: &mut Outbox) {
+        let founded = |realm, octets| {
+            let mut holders = self.feed.sessions.at(realm, octets);
+            holders.any(|session| session.user.is_some_and(|(own, _)| own == user))
+        };
+        let entries = self.store.of_user(user).map(|(_, entry)| entry);
+        let assigned = entries.filter(|entry| entry.is_assigned() && !entry.is_ended());
+        let unfounded = assigned.filter(|entry| {
+            let private = entry.binding().private;
+            !private.is_some_and(|private| founded(entry.binding().realm, private.octets()))
+        });
+        let mut ends: Vec<(u8, u64)> =
+            unfounded.map(|entry| (entry.binding().device, entry.heard_ms)).collect();
+        ends.sort_unstable();
+        for (device, heard_ms) in ends {
+            self.commit(tables, Change::End { user, device, heard_ms }, now, out);
+        }
+    }
+
+    /// Whether one more terminal may be known.
+    pub(in crate::control) fn has_place(&self) -> bool {
+        self.store.len() - self.store.hiding() < self.site.limits.bindings
+    }
+
+    /// Whether, by the network's word, a subscriber that is not known has got the private address of this binding
+    /// since its terminal asked for it.
+    pub(in crate::control) fn is_taken_since(&self, binding: &Binding, heard_ms: u64, now: Now) -> bool {
+        let Some(private) = binding.private.filter(|_| self.feed.sessions.len() > 0) else { return false };
+        let mut holders = self.feed.sessions.at(binding.realm, private.octets());
+        holders.any(|session| {
+            let is_it = session.imsi.is_some() && session.imsi == binding.imsi;
+            session.user.is_none() && session.is_live(now.unix_ms) && session.since_ms > heard_ms && !is_it
+        })
     }
 
     /// Whether the network says that another user has the private address of this binding.
@@ -323,14 +389,6 @@ impl Engine {
     }
 }
 
-impl super::Sessions {
-    /// The session of this name, to set what it is not looked for by.
-    pub(super) fn held(&mut self, id: &SessionId) -> Option<&mut Held> {
-        let at = self.find(id)?.0;
-        self.get_mut(at)
-    }
-}
-
 /// Whether two bindings are to one private address or net, whatever the port.
 fn is_same_place(a: &Binding, b: &Binding) -> bool {
     let place = |binding: &Binding| Some((binding.realm, base_of(binding.private?.octets())));
@@ -348,11 +406,11 @@ fn share(a: &Session, b: &Session) -> bool {
         && is_other_bearer
 }
 
-/// Whether a binding to an address of a session may stay: its owner's, or, of a subscriber that is not known, what was
+/// Whether a binding to an address of a session may stay: its user's, or, of a subscriber that is not known, what was
 /// registered since it has the address or says the same IMSI.
-fn stays(entry: &Entry, session: &Session, owner: Option<PushId>) -> bool {
-    match owner {
-        Some(user) => entry.binding().user == user,
+fn stays(entry: &Entry, session: &Session) -> bool {
+    match session.user {
+        Some((user, _)) => entry.binding().user == user,
         None if entry.is_assigned() => false,
         None => {
             entry.heard_ms >= session.since_ms

@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
+use super::over::Over;
 use crate::clock::Now;
-use crate::control::REMEMBER_MS;
+use crate::control::kept::Cut;
 use crate::control::timer::{TimerId, tick};
 use crate::id::PushId;
-use crate::table::{Nas, Session, SessionId, base_of};
+use crate::table::{Change, Nas, Session, SessionId, base_of};
 
 /// A session and the timer that ends it.
 #[derive(Debug)]
@@ -37,10 +38,13 @@ pub(in crate::control) struct Sessions {
     /// One copy of each name that many sessions have.
     identifiers: HashSet<Arc<[u8]>, RandomState>,
     over: Over,
+    /// Of a snapshot, by places.
+    cut: Option<Cut<u32, Session>>,
 }
 
 impl Sessions {
-    pub(super) fn new(hasher: &RandomState) -> Self {
+    /// Remembers so many at most that are over.
+    pub(super) fn new(max: usize, hasher: &RandomState) -> Self {
         Self {
             held: Vec::new(),
             free: Vec::new(),
@@ -49,7 +53,8 @@ impl Sessions {
             users: BTreeSet::new(),
             unknown: 0,
             identifiers: HashSet::with_hasher(hasher.clone()),
-            over: Over::new(hasher),
+            over: Over::new(max, hasher),
+            cut: None,
         }
     }
 
@@ -68,7 +73,7 @@ impl Sessions {
         Some(&self.held.get(at as usize)?.as_ref()?.session)
     }
 
-    /// As [`Sessions::get`], to set what it is not looked for by, and its timer.
+    /// As [`Sessions::get`], to set its timer.
     pub(super) fn get_mut(&mut self, at: u32) -> Option<&mut Held> {
         self.held.get_mut(at as usize)?.as_mut()
     }
@@ -77,6 +82,16 @@ impl Sessions {
     pub(super) fn find(&self, id: &SessionId) -> Option<(u32, &Session)> {
         let at = *self.ids.get(id)?;
         Some((at, self.get(at)?))
+    }
+
+    /// Sets when the session of this name was last heard of.
+    pub(super) fn heard(&mut self, id: &SessionId, heard_ms: u64) {
+        let Some(at) = self.ids.get(id) else { return };
+        let Some(held) = self.held.get_mut(*at as usize).and_then(Option::as_mut) else { return };
+        if let Some(cut) = &mut self.cut {
+            cut.touch(at, || Some(held.session.clone()));
+        }
+        held.session.heard_ms = heard_ms;
     }
 
     /// All of them, and their places.
@@ -121,6 +136,9 @@ impl Sessions {
             self.held.push(None);
             self.held.len() as u32 - 1
         });
+        if let Some(cut) = &mut self.cut {
+            cut.touch(&at, || None);
+        }
         self.ids.insert(Arc::clone(&session.id), at);
         self.addresses.extend(session.addresses().map(|base| (session.realm, base, at)));
         match session.user {
@@ -142,6 +160,9 @@ impl Sessions {
 
     fn take(&mut self, at: u32) -> Option<Held> {
         let held = self.held.get_mut(at as usize)?.take()?;
+        if let Some(cut) = &mut self.cut {
+            cut.touch(&at, || Some(held.session.clone()));
+        }
         self.free.push(at);
         let Session { id, user, realm, identifier, .. } = &held.session;
         self.ids.remove(id);
@@ -164,20 +185,51 @@ impl Sessions {
         self.over.get(id)
     }
 
-    /// Forgets what was over long ago, and what exceeds `max`.
-    pub(super) fn forget_over(&mut self, now: Now, max: usize) {
-        self.over.turn(tick(now), max);
+    /// Forgets what was over long ago.
+    pub(super) fn forget_over(&mut self, now: Now) {
+        self.over.turn(tick(now));
     }
 
-    /// As [`Sessions::forget_over`] while nobody knows the time.
-    pub(in crate::control) fn bound_over(&mut self, max: usize) {
-        let tick = self.over.turned;
-        self.over.turn(tick, max);
+    /// The journal is replayed.
+    pub(super) fn restored(&mut self, now: Now) {
+        self.over.restored(tick(now));
     }
 
-    /// What is remembered of sessions that are over.
-    pub(in crate::control) fn iter_over(&self) -> impl Iterator<Item = (&Arc<SessionId>, u64)> {
-        self.over.newer.iter().chain(&self.over.older).map(|(id, ended_ms)| (id, *ended_ms))
+    /// What makes these sessions of none, and what is remembered of those that are over.
+    pub(in crate::control) fn changes(&self) -> impl Iterator<Item = Change> {
+        let held = self.iter().map(|(_, session)| Change::Attach(Box::new(session.clone())));
+        held.chain(self.over.changes())
+    }
+
+    /// Marks the moment that the next [`Sessions::cut_some`] tell of; one before is given up.
+    pub(in crate::control) fn begin_cut(&mut self) {
+        self.cut = Some(Cut::new());
+        self.over.begin_cut();
+    }
+
+    /// What [`Sessions::changes`] were at the moment of the cut, after looking at so many more places; `None` when
+    /// all were told.
+    pub(in crate::control) fn cut_some(&mut self, places: usize) -> Option<Vec<Change>> {
+        let Some(cut) = &mut self.cut else { return self.over.cut_some(places) };
+        let from = cut.last().map_or(0, |last| *last as usize + 1);
+        let to = (from + places).min(self.held.len());
+        let next = (from as u32..).zip(&self.held[from..to]);
+        let part = cut.tell(next.filter_map(|(at, held)| Some((at, &held.as_ref()?.session))));
+        if to < self.held.len() {
+            cut.pass(to as u32 - 1);
+        } else {
+            self.cut = None;
+            if part.is_empty() {
+                return self.over.cut_some(places);
+            }
+        }
+        Some(part.into_iter().map(|(_, session)| Change::Attach(Box::new(session))).collect())
+    }
+
+    /// Gives the cut up.
+    pub(in crate::control) fn end_cut(&mut self) {
+        self.cut = None;
+        self.over.end_cut();
     }
 }
 
@@ -200,45 +252,5 @@ impl Names {
             return self.identifier.is_some() && self.identifier.as_deref() == by_name;
         }
         own.any(|address| self.addresses.contains(&address))
-    }
-}
-
-/// Sessions that are over, remembered for ten to twenty minutes: two maps, of which the older is thrown away.
-#[derive(Debug)]
-struct Over {
-    newer: HashMap<Arc<SessionId>, u64, RandomState>,
-    older: HashMap<Arc<SessionId>, u64, RandomState>,
-    /// When the newer was begun.
-    turned: u64,
-}
-
-impl Over {
-    fn new(hasher: &RandomState) -> Self {
-        let map = || HashMap::with_hasher(hasher.clone());
-        Self { newer: map(), older: map(), turned: 0 }
-    }
-
-    fn insert(&mut self, id: Arc<SessionId>, ended_ms: u64) {
-        let known = self.get(&id).unwrap_or(0);
-        self.older.remove(&id);
-        self.newer.insert(id, known.max(ended_ms));
-    }
-
-    fn get(&self, id: &SessionId) -> Option<u64> {
-        self.newer.get(id).or_else(|| self.older.get(id)).copied()
-    }
-
-    fn forget(&mut self, id: &SessionId) {
-        self.newer.remove(id);
-        self.older.remove(id);
-    }
-
-    fn turn(&mut self, tick: u64, max: usize) {
-        let is_old = tick.saturating_sub(self.turned) >= REMEMBER_MS;
-        if is_old || self.newer.len() > max / 2 {
-            std::mem::swap(&mut self.newer, &mut self.older);
-            self.newer.clear();
-            self.turned = tick;
-        }
     }
 }

@@ -10,7 +10,6 @@ use super::{Effect, ReportAnswer, ReportEnd};
 use crate::clock::Now;
 use crate::control::expire::rearm;
 use crate::control::{Engine, Outbox};
-use crate::id::PushId;
 use crate::table::{Session, SessionId, Tables};
 
 /// All sessions of a NAS are over.
@@ -100,48 +99,27 @@ impl Engine {
     }
 
     /// Makes the feed ready once the journal is replayed. A crash may have kept the first of the changes that belong
-    /// together; and where nobody is listened to any more, nothing that was said counts.
+    /// together, of which a session that has an address is the last: everything before it is there, too. And where
+    /// nobody is listened to any more, nothing that was said counts.
     pub(in crate::control) fn feed_restored(&mut self, tables: &Tables, now: Now, out: &mut Outbox) {
+        self.feed.sessions.restored(now);
         let sessions: Vec<Session> = self.feed.sessions.iter().map(|(_, session)| session.clone()).collect();
         for session in &sessions {
             if self.feed.config.is_none() || !session.is_live(now.unix_ms) {
                 self.end_session(tables, session, None, None, now, out);
-                continue;
+            } else {
+                self.arm_session(&session.id, now);
             }
-            self.arm_session(&session.id, now);
-            // Too many rows at once have been refused before.
-            let _ = self.take_addresses(tables, None, session, now, out);
         }
-        let assigned = self.store.iter().filter(|(_, entry)| entry.is_assigned() && !entry.is_ended());
-        let mut users: Vec<PushId> = assigned.map(|(_, entry)| entry.binding().user).collect();
-        users.extend(sessions.iter().filter_map(|session| session.user).map(|(user, _)| user));
-        users.sort_unstable();
-        users.dedup();
-        for user in users {
-            self.end_unfounded(tables, user, now, out);
-            self.feed.unsettled.push(user);
-        }
-        self.settle_users(tables, now, out);
+        self.settle_everybody(tables, now, out);
     }
 
-    /// Ends what was bound by the word of a session that is not there.
-    fn end_unfounded(&mut self, tables: &Tables, user: PushId, now: Now, out: &mut Outbox) {
-        let founded = |realm, octets| {
-            let mut holders = self.feed.sessions.at(realm, octets);
-            holders.any(|session| session.user.is_some_and(|(own, _)| own == user))
-        };
-        let entries = self.store.of_user(user).map(|(_, entry)| entry);
-        let assigned = entries.filter(|entry| entry.is_assigned() && !entry.is_ended());
-        let unfounded = assigned.filter(|entry| {
-            let private = entry.binding().private;
-            !private.is_some_and(|private| founded(entry.binding().realm, private.octets()))
-        });
-        let mut ends: Vec<(u8, u64)> =
-            unfounded.map(|entry| (entry.binding().device, entry.heard_ms)).collect();
-        ends.sort_unstable();
-        for (device, heard_ms) in ends {
-            let change = crate::table::Change::End { user, device, heard_ms };
-            self.commit(tables, change, now, out);
-        }
+    /// Settles whoever has a session or is bound by the network's word.
+    pub(in crate::control) fn settle_everybody(&mut self, tables: &Tables, now: Now, out: &mut Outbox) {
+        let assigned = self.store.iter().filter(|(_, entry)| entry.is_assigned() && !entry.is_ended());
+        let sessions = self.feed.sessions.iter().filter_map(|(_, session)| session.user);
+        let users = assigned.map(|(_, entry)| entry.user()).chain(sessions.map(|(user, _)| user));
+        self.feed.unsettled.extend(users);
+        self.settle_users(tables, now, out);
     }
 }

@@ -11,7 +11,15 @@
 //! snapshot is the state at the segment's beginning, to the byte, whenever the parts were taken, and a crash at any
 //! moment leaves either the old snapshot with all segments since, or the new one.
 //!
-//! A part costs the controller a fraction of a millisecond, the cut what a new segment does: two fsyncs.
+//! # Costs
+//!
+//! The cut costs the controller what a new segment does, two fsyncs, whatever there is: nothing is copied for it. A
+//! part looks at [`PART`] bindings at most, or at half as many lent Push IDs, memberships or RADIUS sessions, some
+//! 200 µs of either; a request that changes an entry whose turn has not come costs a copy of that entry more.
+//!
+//! A server that stops gives up the snapshot that it is writing: its file has no name yet and is removed, by the next
+//! start if not before, and the one before it and all segments since are what is replayed then. That is a longer
+//! start, of at most as much journal again as a compaction waits for, and nothing is lost.
 
 use std::io;
 use std::thread::JoinHandle;
