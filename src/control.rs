@@ -381,8 +381,7 @@ impl Engine {
     /// The rows of users.csv for a user, as bindings.
     fn rows(tables: &Tables, user: PushId) -> impl Iterator<Item = Binding> {
         let arrays = tables.arrays();
-        let lines = arrays.find(user).map_or(&[][..], |first| arrays.user_lines(first));
-        lines.iter().map(move |line| {
+        tables.terminals(user).map(move |line| {
             let row = line.to_user(arrays.nat6());
             Binding {
                 user,

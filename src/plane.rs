@@ -35,6 +35,7 @@ pub use punt::{Handoff, PUNT_BYTES_MAX, Punt};
 pub use receipts::{Asker, Exchange, Receipts};
 pub use rejects::RejectLimiter;
 pub use replay::{ReplayWindow, Seen};
+pub use terminals::{Key, Known, Moment};
 pub use trace::{NoTrace, Trace};
 
 use crate::clock::Now;
@@ -44,7 +45,6 @@ use crate::packet::{BURST_MAX, Burst, Class};
 use crate::reason::Reason;
 use crate::table::{LiveBindings, LiveWriter, Tables};
 use crate::wire::prp::{HeadBuilder, Header, Kind, Message};
-use terminals::{Key, Moment};
 
 /// What all shards of a server share and change: everything that must hold "over the whole server".
 #[derive(Debug)]

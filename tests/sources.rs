@@ -623,7 +623,7 @@ fn each_server_of_the_lab_agrees_with_its_tables() {
     for server in &rib.servers {
         let text = format!("[server]\nname = {:?}\nlisten = [\"{}\"]\n", server.name, server.address);
         let (config, places) = Config::from_bytes(Path::new("pushplane.toml"), text.into_bytes()).unwrap();
-        assert_eq!(check_against(&config, &places, &rib), Ok(vec![]));
+        assert_eq!(check_against(&config, &places, &rib, rib.users.iter().copied()), Ok(vec![]));
     }
 }
 
@@ -632,7 +632,7 @@ fn a_configuration_that_disagrees_with_the_tables_is_refused() {
     let rib = load(good().path()).unwrap().rib;
     let check = |text: &str| {
         let (config, places) = Config::from_bytes(Path::new("p.toml"), text.as_bytes().to_vec()).unwrap();
-        check_against(&config, &places, &rib)
+        check_against(&config, &places, &rib, rib.users.iter().copied())
             .map(|warnings| warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
             .map_err(|faults| faults.to_string())
     };
@@ -660,7 +660,7 @@ fn a_configuration_that_disagrees_with_the_tables_is_refused() {
     rib.keys.clear();
     let text = format!("{good}[policy]\nrequire_auth = true\n");
     let (config, places) = Config::from_bytes(Path::new("p.toml"), text.into_bytes()).unwrap();
-    let warnings = check_against(&config, &places, &rib).unwrap();
+    let warnings = check_against(&config, &places, &rib, rib.users.iter().copied()).unwrap();
     assert_eq!((warnings[0].line, warnings[0].column), (5, 16));
 }
 

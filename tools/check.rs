@@ -7,7 +7,6 @@ use pushplane::config::{Config, Io, Places};
 use pushplane::diagnostic::{Diagnostic, Diagnostics};
 use pushplane::net;
 use pushplane::table::Tables;
-use pushplane::table::source::check_against;
 
 use crate::common::{Entries, Opened};
 use crate::{Stop, common};
@@ -51,7 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         }
         Err(stop) => return Err(stop),
     };
-    match check_against(&config, &places, opened.rib()) {
+    match opened.check_against(&config, &places) {
         Ok(more) => warnings.extend(more),
         Err(Diagnostics(more)) => faults.extend(more),
     }

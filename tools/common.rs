@@ -8,10 +8,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pushplane::config::{Config, Places};
 use pushplane::diagnostic::{Diagnostic, Diagnostics};
 use pushplane::id::Endpoint;
 use pushplane::table::rows::{Rows, Table};
-use pushplane::table::source::{self, Loaded};
+use pushplane::table::source::{self, Packed};
 use pushplane::table::{Image, Rib};
 
 use crate::Stop;
@@ -25,24 +26,27 @@ pub(crate) fn fault(path: &Path, sentence: impl std::fmt::Display) -> Stop {
 pub(crate) struct Opened {
     /// What can be served.
     pub(crate) image: Image,
-    /// The rows, where they were read from sources.
-    rib: Option<Rib>,
     /// What is allowed in the sources but probably not meant.
     pub(crate) warnings: Vec<Diagnostic>,
 }
 
 impl Opened {
-    /// The rows.
-    pub(crate) fn rib(&mut self) -> &Rib {
-        self.rib.get_or_insert_with(|| self.image.to_rib())
+    /// Holds them to a configuration; warnings when they agree.
+    pub(crate) fn check_against(
+        &self,
+        config: &Config,
+        places: &Places,
+    ) -> Result<Vec<Diagnostic>, Diagnostics> {
+        let rib = self.image.to_rib_without_users();
+        source::check_against(config, places, &rib, self.image.users())
     }
 }
 
 /// The tables of a directory of sources, or of an image.
 pub(crate) fn open(path: &Path) -> Result<Opened, Stop> {
     if path.is_dir() {
-        let Loaded { rib, warnings } = load(path)?;
-        return Ok(Opened { image: build(path, &rib)?, rib: Some(rib), warnings });
+        let (image, warnings) = build_sources(path)?;
+        return Ok(Opened { image, warnings });
     }
     let _progress = Progress::start("reading the image");
     let image = Image::open(path).map_err(|error| {
@@ -58,7 +62,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened, Stop> {
         let sentence = "the image holds keys and others than its owner can read it; run chmod 600";
         warnings.push(Diagnostic::new(path, 1, 1, sentence));
     }
-    Ok(Opened { image, rib: None, warnings })
+    Ok(Opened { image, warnings })
 }
 
 /// As [`open`]: warnings go to standard error.
@@ -68,19 +72,18 @@ pub(crate) fn open_tables(path: &Path) -> Result<Image, Stop> {
     Ok(image)
 }
 
-fn load(dir: &Path) -> Result<Loaded, Stop> {
-    let _progress = Progress::start("reading the sources");
-    Ok(source::load(dir)?)
+/// Reads and compiles a directory of table sources; what is allowed in it but probably not meant.
+pub(crate) fn build_sources(dir: &Path) -> Result<(Image, Vec<Diagnostic>), Stop> {
+    let progress = Progress::start("reading the sources");
+    let told = |rows: usize| {
+        progress.say(|| format!("reading the sources, {} rows of users.csv", grouped(rows as u64)));
+    };
+    let Packed { rib, users, warnings } = source::load_packed(dir, &told)?;
+    progress.say(|| "compiling the tables".to_owned());
+    Ok((Image::build_with(&rib, users).map_err(|error| fault(dir, error))?, warnings))
 }
 
-/// Reads a directory of table sources; warnings go to standard error.
-pub(crate) fn load_sources(dir: &Path) -> Result<Rib, Stop> {
-    let Loaded { rib, warnings } = load(dir)?;
-    warn(&warnings);
-    Ok(rib)
-}
-
-/// Compiles what was read from `dir`.
+/// Compiles rows that belong to `dir`.
 pub(crate) fn build(dir: &Path, rib: &Rib) -> Result<Image, Stop> {
     let _progress = Progress::start("compiling the tables");
     Image::build(rib).map_err(|error| fault(dir, error))
@@ -250,6 +253,13 @@ impl Progress {
     pub(crate) fn reach(&self, done: u64) {
         if self.ended.is_some() {
             self.bar.set_position(done);
+        }
+    }
+
+    /// How far it is, in words.
+    pub(crate) fn say(&self, how_far: impl FnOnce() -> String) {
+        if self.ended.is_some() {
+            self.bar.set_message(how_far());
         }
     }
 }

@@ -76,8 +76,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
 
 /// The tables that the configuration names, held to everything that it wants of them.
 pub(crate) fn load(config: &Config, places: &Places) -> Result<Image, Stop> {
-    let mut opened = common::open(&config.tables)?;
-    let disagree = pushplane::table::source::check_against(config, places, opened.rib())?;
+    let opened = common::open(&config.tables)?;
+    let disagree = opened.check_against(config, places)?;
     common::warn(&opened.warnings);
     common::warn(&disagree);
     Ok(opened.image)
@@ -116,7 +116,7 @@ fn say_ready(server: &Server) {
         server.shards(),
         ports(server),
         server.tables().generation(),
-        server.tables().arrays().lines().len(),
+        server.tables().image().terminals(),
         server.recovered().bindings,
         server.tables().image().digest(),
     );

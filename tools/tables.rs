@@ -84,9 +84,8 @@ impl Summary {
 }
 
 fn build(args: &BuildArgs) -> Result<(), Stop> {
-    let rib = common::load_sources(&args.dir)?;
-    let image = common::build(&args.dir, &rib)?;
-    drop(rib);
+    let (image, warnings) = common::build_sources(&args.dir)?;
+    common::warn(&warnings);
     let _progress = common::Progress::start("writing the image");
     image.write(&args.output).map_err(|error| {
         common::fault(

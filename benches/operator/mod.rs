@@ -36,15 +36,29 @@ pub(crate) const fn id(n: u64) -> PushId {
     PushId((high as u128) << 64 | mix(n ^ u64::MAX) as u128)
 }
 
-/// Even users are behind vxlan, odd ones behind plain.
+/// Users that two realms have addresses for.
+const REALM_USERS: u64 = 1 << 25;
+
+/// Even users are behind vxlan, in even realms, odd ones behind plain.
 pub(crate) const fn realm(n: u64) -> u32 {
-    (n % 2) as u32
+    (n % 2 + n / REALM_USERS * 2) as u32
 }
 
-/// The private address of user number `n` (below 2^25) in its realm.
+/// The private address of user number `n` in its realm.
 pub(crate) fn private(n: u64) -> Endpoint {
     let [_, b, c, d] = ((n / 2) as u32).to_be_bytes();
     Endpoint::new([10, b, c, d].into(), 2948)
+}
+
+/// 64 segments a realm.
+pub(crate) fn segments(users: u64) -> impl Iterator<Item = Segment> {
+    let realms = (users / REALM_USERS + 1) as u32 * 2;
+    (0..64 * realms).map(move |n| Segment {
+        realm: n % realms,
+        ip: [10, (n / realms * 4) as u8, 0, 0].into(),
+        len: 14,
+        gateway: n % 2,
+    })
 }
 
 /// The tables; datagrams in vxlan go to `vxlan`, those to the plain gateway to `plain`.
@@ -62,13 +76,6 @@ pub(crate) fn rib(users: u64, vxlan: Endpoint, plain: Endpoint) -> Rib {
         source_v4: Some(at("10.255.0.254:17400")),
         source_v6: None,
     };
-    // 64 segments a realm.
-    let segments = (0..128u32).map(|n| Segment {
-        realm: n % 2,
-        ip: [10, (n / 2 * 4) as u8, 0, 0].into(),
-        len: 14,
-        gateway: n % 2,
-    });
     let app = App {
         id: APP,
         name: "mail".into(),
@@ -95,7 +102,7 @@ pub(crate) fn rib(users: u64, vxlan: Endpoint, plain: Endpoint) -> Rib {
             gateway("v", vxlan, Tunnel::Vxlan { vni: VNI, mac: MAC }),
             gateway("p", plain, Tunnel::Plain),
         ],
-        segments: segments.collect(),
+        segments: segments(users).collect(),
         apps: vec![app],
         users: (0..users).map(row).collect(),
         ..Rib::default()

@@ -38,7 +38,8 @@ fuzz_target!(|data: &[u8]| {
     let arrays = image.arrays();
     for n in 0..40 {
         for id in [own(n), abroad(n), PushId(n << 120), PushId(n * 0x0123_4567_89AB_CDEF)] {
-            arrays.find(id);
+            arrays.bindings().find(id);
+            arrays.bindings().of(id).count();
             arrays.group(id);
         }
     }
@@ -51,7 +52,7 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     let rib = image.to_rib();
-    assert_eq!(rib.users.len(), arrays.lines().len());
+    assert_eq!(rib.users.len(), image.terminals());
     // And a burst through the plane over it.
     let site = site(Policy::default(), 0, std::sync::Arc::new(pushplane::plane::Shared::new(&FEW, 1, 7)));
     let mut lab = Lab::at_site(site, Tables::new(image, 1, "home", None));

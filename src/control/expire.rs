@@ -4,7 +4,7 @@ use super::timer::{TimerId, Wheel, tick, tick_after};
 use super::{Engine, Nothing, Outbox, RELEASED_MS, REMEMBER_MS};
 use crate::clock::Now;
 use crate::id::{Endpoint, PushId};
-use crate::table::binding::ArchivedLine;
+use crate::table::binding::Line;
 use crate::table::{Change, Tables};
 use crate::wire::prp::auth::SKEW_MS;
 
@@ -53,7 +53,7 @@ impl Engine {
 
     fn take_tables(&mut self, tables: &Tables, now: Now, out: &mut Outbox) {
         let arrays = tables.arrays();
-        let nat = |(at, line): (u32, &ArchivedLine)| Some((line.nat(arrays.nat6())?, at));
+        let nat = |(at, line): (u32, &Line)| Some((line.nat(arrays.nat6())?, at));
         self.static_nats = (0..).zip(arrays.lines()).filter_map(nat).collect();
         self.static_nats.sort_unstable();
         self.gateways.clear();

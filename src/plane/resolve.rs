@@ -105,7 +105,7 @@ impl Resolver<'_> {
             _ => {}
         }
         if !self.message.has(flag::ROAMED) {
-            let server = self.moment.tables.route(header.destination).ok_or(Reason::NoRoute)?;
+            let server = self.moment.route(header.destination).ok_or(Reason::NoRoute)?;
             trace.step(self.row, || {
                 format!(
                     "the longest prefix of {} is {}'s",
@@ -192,7 +192,7 @@ impl Resolver<'_> {
                 return Err(Reason::BearerFailed);
             }
             if let Some(private) = private {
-                if let Some(gateway) = self.moment.tables.gateway(known.realm(), private) {
+                if let Some(gateway) = self.moment.gateway(known) {
                     trace.step(self.row, || {
                         let gateway = self.moment.tables.gateway_view(gateway);
                         let (device, realm, name) = (known.device(), known.realm(), gateway.name());

@@ -11,39 +11,45 @@
 use super::{Site, Terminal};
 use crate::clock::Now;
 use crate::id::{Endpoint, Imsi, PushId};
-use crate::table::Tables;
-use crate::table::binding::{self, ArchivedLine};
+use crate::table::binding::{Bindings, Line};
 use crate::table::live::{Hint, LiveBindings, LiveLine, Of};
-use crate::table::memory::prefetch;
+use crate::table::lpm::Trie;
+use crate::table::{Segments, Tables};
 
 /// What all stages see of the world while they work on one burst.
 #[derive(Clone, Copy)]
-pub(super) struct Moment<'a> {
+pub struct Moment<'a> {
     pub(super) site: &'a Site,
     pub(super) tables: &'a Tables,
     pub(super) now: Now,
     /// None when nothing is registered, released or lent.
     live: Option<&'a LiveBindings>,
+    bindings: Bindings<'a>,
+    prefixes: Trie<'a>,
+    segments: Segments<'a>,
 }
 
 /// A user and where to look for it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Key {
+pub struct Key {
     user: PushId,
-    row_hash: u64,
     live_hash: u64,
-    /// The line that the user's first row is likely to be, once [`Moment::prefetch_lines`] has looked.
-    likely: Option<usize>,
-    looked: bool,
+    row_hash: u64,
+    /// The line that the user's first row is in, if it is in any: [`Moment::prefetch_lines`] knows.
+    place: usize,
     /// What it saw of live entries.
     hint: Hint,
 }
 
+/// No line has this number.
+const UNKNOWN: usize = usize::MAX;
+
 /// One terminal, as users.csv or a registration says.
 #[derive(Clone, Copy)]
-pub(super) enum Known<'a> {
-    Row(&'a ArchivedLine, &'a [[u8; 16]]),
-    /// And whether it may have a key of its own.
+pub enum Known<'a> {
+    /// A row of users.csv, and the public IPv6 addresses of its tables.
+    Row(&'a Line, &'a [[u8; 16]]),
+    /// A registration, and whether its user may have a key of its own.
     Live(&'a LiveLine, bool),
 }
 
@@ -62,23 +68,26 @@ impl Devices {
 }
 
 impl<'a> Moment<'a> {
-    pub(super) fn new(site: &'a Site, tables: &'a Tables, now: Now) -> Self {
-        let live = &*site.shared.live;
-        Self { site, tables, now, live: Some(live).filter(|live| !live.is_empty()) }
+    /// What is there now.
+    pub fn new(site: &'a Site, tables: &'a Tables, now: Now) -> Self {
+        let live = Some(&*site.shared.live).filter(|live| !live.is_empty());
+        let (bindings, prefixes, segments) =
+            (tables.arrays().bindings(), tables.prefixes(), tables.segments());
+        Self { site, tables, now, live, bindings, prefixes, segments }
     }
 
     /// Where to look for this user.
-    #[inline]
-    pub(super) fn key(&self, user: PushId) -> Key {
-        let row_hash = binding::hash(user.0, self.tables.arrays().users_index().seed());
+    #[inline(always)]
+    pub fn key(&self, user: PushId) -> Key {
+        let row_hash = self.bindings.hash(user);
         let live_hash = self.live.map_or(0, |live| live.hash(user));
-        Key { user, row_hash, live_hash, likely: None, looked: false, hint: Hint::Unknown }
+        Key { user, live_hash, row_hash, place: UNKNOWN, hint: Hint::Unknown }
     }
 
     /// Starts to bring near where the user would be found.
-    #[inline]
-    pub(super) fn prefetch(&self, key: &Key) {
-        self.tables.arrays().users_index().prefetch(key.row_hash);
+    #[inline(always)]
+    pub fn prefetch(&self, key: &Key) {
+        self.bindings.prefetch(key.row_hash);
         if let Some(live) = self.live {
             live.prefetch(key.live_hash);
             self.tables.prefetch_keyed(key.row_hash);
@@ -86,13 +95,9 @@ impl<'a> Moment<'a> {
     }
 
     /// The second step, when what [`Moment::prefetch`] asked for has arrived: the lines.
-    #[inline]
-    pub(super) fn prefetch_lines(&self, key: &mut Key) {
-        let arrays = self.tables.arrays();
-        (key.likely, key.looked) = (arrays.users_index().first_candidate(key.row_hash), true);
-        if let Some(line) = key.likely {
-            prefetch(arrays.lines(), line);
-        }
+    #[inline(always)]
+    pub fn prefetch_lines(&self, key: &mut Key) {
+        key.place = self.bindings.place(key.row_hash);
         if let Some(live) = self.live {
             key.hint = live.hint(key.live_hash);
         }
@@ -100,24 +105,41 @@ impl<'a> Moment<'a> {
 
     /// The third step, needed only when something is live, and not of this user: whose the row's address is.
     #[inline]
-    pub(super) fn prefetch_owner(&self, key: &Key) {
+    pub fn prefetch_owner(&self, key: &Key) {
         let Some(live) = self.live.filter(|_| key.hint == Hint::None) else { return };
-        let arrays = self.tables.arrays();
-        let line = key.likely.and_then(|line| arrays.lines().get(line));
+        let line = self.bindings.at(key.user, key.place);
         if let Some((line, private)) = line.and_then(|line| Some((line, line.private()?))) {
             live.prefetch_owner(line.realm(), private);
         }
     }
 
+    /// The server whose prefix is the longest that `id` has.
+    #[inline]
+    pub fn route(&self, id: PushId) -> Option<u32> {
+        self.prefixes.lookup(id.high())
+    }
+
+    /// The gateway that a terminal's private address lies behind. A row of users.csv knows it: its image's segments
+    /// are those that are asked for a registration.
+    #[inline(always)]
+    pub fn gateway(&self, known: &Known<'_>) -> Option<u32> {
+        let row = match known {
+            Known::Row(row, _) => row.gateway(),
+            Known::Live(..) => None,
+        };
+        row.or_else(|| self.segments.gateway(known.realm(), known.private()?))
+    }
+
     /// Whether something is live.
-    pub(super) fn has_live(&self) -> bool {
+    #[inline(always)]
+    pub fn has_live(&self) -> bool {
         self.live.is_some()
     }
 
     /// Every terminal that the user has or had, held by whoever has it now; those whose validity has ended too.
     /// Returns whether anything is known of the user (ruling 9).
     #[inline(always)]
-    pub(super) fn each(&self, key: &Key, mut each: impl FnMut(&Known<'_>)) -> bool {
+    pub fn each(&self, key: &Key, mut each: impl FnMut(&Known<'_>)) -> bool {
         match self.live {
             None => self.rows(key, |_| true, &mut each),
             Some(live) => self.live_and_rows(live, key, &mut each),
@@ -174,39 +196,33 @@ impl<'a> Moment<'a> {
                 each(&Known::Live(line, self.tables.may_have_key(key.row_hash)));
             }
         });
-        let wanted = |row: &ArchivedLine| {
+        let wanted = |row: &Line| {
             (device == 0 || row.device() == device) && !hidden.has(row.device()) && !self.is_taken(live, row)
         };
         known | self.rows(&key, wanted, each)
     }
 
     #[inline(always)]
-    fn rows(
-        &self,
-        key: &Key,
-        wanted: impl Fn(&ArchivedLine) -> bool,
-        each: &mut impl FnMut(&Known<'_>),
-    ) -> bool {
-        let arrays = self.tables.arrays();
-        let first = match key.likely {
-            Some(line) if arrays.lines()[line].user() == key.user => Some(line),
-            None if key.looked => None,
-            _ => arrays.find_hashed(key.user, key.row_hash),
-        };
-        let Some(first) = first else { return false };
-        for row in arrays.user_lines(first) {
+    fn rows(&self, key: &Key, wanted: impl Fn(&Line) -> bool, each: &mut impl FnMut(&Known<'_>)) -> bool {
+        let place = if key.place == UNKNOWN { self.bindings.place(key.row_hash) } else { key.place };
+        let Some(mut row) = self.bindings.at(key.user, place) else { return false };
+        let mut further = self.bindings.further(row, place).iter();
+        loop {
             if wanted(row) {
-                each(&Known::Row(row, arrays.nat6()));
+                each(&Known::Row(row, self.bindings.nat6()));
+            }
+            match further.next() {
+                Some(next) => row = next,
+                None => return true,
             }
         }
-        true
     }
 
     /// Whether an address of this row is another terminal's by now: another user's, or another of this user's
     /// that registered with the very same address and port, as a client does that users.csv knows too.
-    fn is_taken(&self, live: &LiveBindings, row: &ArchivedLine) -> bool {
+    fn is_taken(&self, live: &LiveBindings, row: &Line) -> bool {
         let now_ms = self.now.unix_ms;
-        let public = row.nat(self.tables.arrays().nat6());
+        let public = row.nat(self.bindings.nat6());
         let is_taken = |public| {
             let own = (row.user(), row.device());
             live.public_owner(public, now_ms).is_some_and(|owner| owner != own)
@@ -221,7 +237,7 @@ impl<'a> Moment<'a> {
 
     /// Whether another terminal of the same user is bound to the very private address and port of this row.
     #[cold]
-    fn is_doubled(&self, live: &LiveBindings, row: &ArchivedLine, private: Endpoint) -> bool {
+    fn is_doubled(&self, live: &LiveBindings, row: &Line, private: Endpoint) -> bool {
         let mut doubled = false;
         live.lines(row.user(), live.hash(row.user()), Hint::Unknown, |line| {
             doubled |= line.of() == Of::Bound
@@ -233,7 +249,7 @@ impl<'a> Moment<'a> {
     }
 
     /// Whether this is a legal user: one with a row in users.csv or a live binding (INTERFACE.md, ruling 4).
-    pub(super) fn is_user(&self, user: PushId) -> bool {
+    pub fn is_user(&self, user: PushId) -> bool {
         let key = self.key(user);
         let mut bound = false;
         if let Some(live) = self.live {
@@ -241,61 +257,68 @@ impl<'a> Moment<'a> {
                 bound |= line.of() == Of::Bound && line.is_live(self.now.unix_ms);
             });
         }
-        bound || self.tables.arrays().find_hashed(user, key.row_hash).is_some()
+        bound || self.bindings.find(user).is_some()
     }
 }
 
 impl Known<'_> {
+    /// Which of the user's terminals.
     #[inline(always)]
-    pub(super) fn device(&self) -> u8 {
+    pub fn device(&self) -> u8 {
         match self {
             Self::Row(row, _) => row.device(),
             Self::Live(line, _) => line.device(),
         }
     }
 
+    /// The private address space.
     #[inline(always)]
-    pub(super) fn realm(&self) -> u32 {
+    pub fn realm(&self) -> u32 {
         match self {
             Self::Row(row, _) => row.realm(),
             Self::Live(line, _) => line.realm(),
         }
     }
 
+    /// Private address and port.
     #[inline(always)]
-    pub(super) fn private(&self) -> Option<Endpoint> {
+    pub fn private(&self) -> Option<Endpoint> {
         match self {
             Self::Row(row, _) => row.private(),
             Self::Live(line, _) => line.private(),
         }
     }
 
+    /// Public address and port.
     #[inline(always)]
-    pub(super) fn nat(&self) -> Option<Endpoint> {
+    pub fn nat(&self) -> Option<Endpoint> {
         match self {
             Self::Row(row, nat6) => row.nat(nat6),
             Self::Live(line, _) => line.nat(),
         }
     }
 
+    /// The subscriber.
     #[inline(always)]
-    pub(super) fn imsi(&self) -> Option<Imsi> {
+    pub fn imsi(&self) -> Option<Imsi> {
         match self {
             Self::Row(row, _) => row.imsi(),
             Self::Live(line, _) => line.imsi(),
         }
     }
 
+    /// What the terminal can take.
     #[inline(always)]
-    pub(super) fn bearers(&self) -> u8 {
+    pub fn bearers(&self) -> u8 {
         match self {
             Self::Row(row, _) => row.bearers(),
             Self::Live(line, _) => line.bearers(),
         }
     }
 
+    /// The serving server's address.
     #[inline(always)]
-    pub(super) fn serving(&self) -> Option<Endpoint> {
+    pub fn serving(&self) -> Option<Endpoint> {
         match self {
             Self::Row(row, _) => row.serving(),
             Self::Live(line, _) => line.serving(),
@@ -304,7 +327,7 @@ impl Known<'_> {
 
     /// Whether its validity has not ended.
     #[inline(always)]
-    pub(super) fn is_live(&self, now: Now) -> bool {
+    pub fn is_live(&self, now: Now) -> bool {
         match self {
             Self::Row(row, _) => row.is_live(now.unix_s()),
             Self::Live(line, _) => line.is_live(now.unix_ms),
@@ -313,7 +336,7 @@ impl Known<'_> {
 
     /// What is needed to serve it.
     #[inline(always)]
-    pub(super) fn terminal(&self) -> Terminal {
+    pub fn terminal(&self) -> Terminal {
         let (device, realm, private) = (self.device(), self.realm(), self.private());
         let (user, has_key, listener) = match self {
             Self::Row(row, _) => (row.user(), row.has_key(), None),

@@ -369,7 +369,7 @@ mod tests {
     const SMALL: PushId = PushId(2 << 40);
     const MEMBERS: u128 = 1000;
 
-    /// Users 0 to 999 in the large group, 1 and 2000, whom nothing reaches, in the small one.
+    /// Users 1 to 1000 in the large group, 1 and 2000, whom nothing reaches, in the small one.
     fn rib() -> Rib {
         let user = |n: u128, nat: Option<Endpoint>| User {
             push_id: PushId(n),
@@ -399,8 +399,8 @@ mod tests {
                 rate: None,
                 key: None,
             }],
-            users: (0..MEMBERS).map(|n| user(n, at(n))).chain([user(2000, None)]).collect(),
-            groups: (0..MEMBERS)
+            users: (1..=MEMBERS).map(|n| user(n, at(n))).chain([user(2000, None)]).collect(),
+            groups: (1..=MEMBERS)
                 .map(|n| (LARGE, PushId(n)))
                 .chain([(SMALL, PushId(1)), (SMALL, PushId(2000))])
                 .collect(),
@@ -478,7 +478,7 @@ mod tests {
         }
         assert!(small_after.is_some_and(|copies| copies <= BURST_MAX), "{small_after:?}");
         let of = |message: u64| sent.iter().filter(move |(of, _)| *of == message).map(|(_, to)| to.0);
-        assert!(of(1).eq(BURST_MAX as u128..MEMBERS) && of(2).eq(0..MEMBERS) && of(3).eq([1]));
+        assert!(of(1).eq(BURST_MAX as u128 + 1..=MEMBERS) && of(2).eq(1..=MEMBERS) && of(3).eq([1]));
         let last_of_first = sent.iter().rposition(|(of, _)| *of == 1);
         assert!(last_of_first < sent.iter().position(|(of, _)| *of == 2));
         let counters = bench.fanout.board.read();

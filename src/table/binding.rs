@@ -1,43 +1,63 @@
-//! Where each user is: the bindings, and the unique way back from a private address to its user.
+//! Where each user is: the bindings that users.csv knows, one cache line a terminal.
 //!
-//! Costs: one 64-byte line a terminal, and 64/7.5 bytes a user in the index: 72.5 bytes a user with
-//! one terminal, 81 with the way back. A lookup touches one index bucket (rarely two) and one line; the
-//! further terminals of a user stand behind its first line.
+//! Costs: 64 bytes a terminal, of 98.5 percent of the places; 0.3 bytes of the perfect hash that says which
+//! ([`super::phf`]): 65.3 bytes a user with one terminal, 69.7 with the way back ([`super::owners`]). A lookup
+//! reads one line from memory, whether the user is there or not, and one byte that is in a near cache; further
+//! terminals stand side by side in further lines, which only their users' lookups read.
 //!
-//! The index is open addressing over buckets of ten: a 16-bit tag and a line number each, so that a
-//! lookup reads a line of another user once in 6500 times. A bucket says how far entries that belong
-//! to it have spilled into its successors. Hash values are of a hash that is specified here, with the
-//! seed in the image: an image means the same on every machine.
+//! A line knows the gateway that its private address lies behind: the segments are of the same image, so the longest
+//! match is made once, when the image is.
+//!
+//! Hash values are of a hash that is specified here ([`hash`]), with the seed in the image: an image means the same on
+//! every machine.
 
-use rkyv::{Archive, Deserialize, Serialize};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rend::{u16_le, u32_le};
+use rkyv::{Archive, Portable, Serialize};
 
 use super::memory::prefetch;
+use super::phf::Places;
 use super::rib::User;
 use crate::id::{Endpoint, Imsi, PushId};
 
-/// One terminal of one user in one cache line.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-#[rkyv(attr(repr(align(64))), derive(Clone, Copy, Debug))]
+/// One terminal of one user in one cache line, the same in memory and in an image. All zero: a place that is free.
+#[derive(Archive, Serialize, Portable, CheckBytes, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[rkyv(as = Line)]
+#[bytecheck(crate = rkyv::bytecheck)]
+#[repr(C, align(64))]
 pub struct Line {
     user: [u8; 16],
     /// Private address, or the serving server's.
     addr: [u8; 16],
     /// TBCD; zero: none.
     imsi: [u8; 8],
-    realm: u32,
+    realm: u32_le,
     /// Seconds since 1970; zero: no end.
-    valid_until: u32,
+    valid_until: u32_le,
     /// Public IPv4 address; with `flag::NAT6` an index into the public IPv6 addresses.
     nat: [u8; 4],
-    port: u16,
-    nat_port: u16,
+    port: u16_le,
+    nat_port: u16_le,
+    /// Where the private address is reached; [`NO_GATEWAY`]: ask the segments.
+    gateway: u16_le,
     device: u8,
     bearers: u8,
     flags: u8,
-    reserved: [u8; 5],
+    /// Of a user with several terminals, in the first one's line: where the further ones stand, counted from the
+    /// first of their block; little-endian.
+    further: [u8; 3],
 }
 
-const _: () = assert!(size_of::<ArchivedLine>() == 64 && align_of::<ArchivedLine>() == 64);
+const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
+
+/// No gateway, or one with a number that has no room in a line.
+pub(super) const NO_GATEWAY: u16 = u16::MAX;
+
+/// Places whose further lines are counted from one of them on: 2^14, so that 255 further terminals each are fewer
+/// than three bytes count.
+pub(super) const BLOCK_SHIFT: u32 = 14;
+
+const _: () = assert!(255 << BLOCK_SHIFT < 1 << 24);
 
 /// Bits of [`Line::flags`].
 mod flag {
@@ -45,251 +65,49 @@ mod flag {
     pub(super) const NAT: u8 = 2;
     pub(super) const NAT6: u8 = 4;
     pub(super) const SERVING: u8 = 8;
-    /// The next line is the same user's.
+    /// There are further terminals: of the first line `further` says where, of a further one the next line is
+    /// another.
     pub(super) const MORE: u8 = 16;
     /// The user has a key of its own.
     pub(super) const KEY: u8 = 32;
 }
 
-/// Ten entries of the index in one cache line.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[rkyv(attr(repr(align(64))), derive(Clone, Copy, Debug))]
-pub struct Bucket {
-    /// Zero: free.
-    tags: [u16; WAYS],
-    /// How many further buckets hold entries that belong here.
-    spill: u32,
-    lines: [u32; WAYS],
-}
-
-const WAYS: usize = 10;
-
-const _: () = assert!(size_of::<ArchivedBucket>() == 64 && align_of::<ArchivedBucket>() == 64);
-
-/// Entries a bucket on average: three quarters full.
-const LOAD_PERCENT: usize = 75;
-
-/// The specified hash of 128 bits: one 64 × 64 → 128 bit multiplication, folded, twice (the shape of
-/// wyhash); the seed keeps apart the two indexes.
+/// The specified hash of 128 bits: one 64 × 64 → 128 bit multiplication, folded, twice (the shape of wyhash). Once
+/// would be linear in keys that follow each other, which no perfect hash keeps apart.
 #[inline(always)]
 pub const fn hash(key: u128, seed: u64) -> u64 {
-    const fn fold(a: u64, b: u64) -> u64 {
-        let product = a as u128 * b as u128;
-        product as u64 ^ (product >> 64) as u64
-    }
     let mixed = fold(key as u64 ^ 0x9E37_79B9_7F4A_7C15 ^ seed, (key >> 64) as u64 ^ 0xD1B5_4A32_D192_ED03);
     fold(mixed ^ 0xA076_1D64_78BD_642F, seed ^ key as u64 ^ 0xE703_7ED1_A0B4_28DB)
 }
 
-/// What the way back is hashed by.
+/// The two halves of a product, folded.
+const fn fold(a: u64, b: u64) -> u64 {
+    let product = a as u128 * b as u128;
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// The specified hash of a private address. The realm makes the seed another one, by a multiplication: whichever two
+/// addresses have one hash under a seed, they have two under the next.
+pub(super) const fn owner_hash((realm, addr): (u32, [u8; 16]), seed: u64) -> u64 {
+    let seed = fold(realm as u64 ^ seed ^ 0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03);
+    hash(u128::from_be_bytes(addr), seed)
+}
+
+/// A private address as one number for an index that only hints: two may have the same.
 #[inline(always)]
 pub const fn owner_key(realm: u32, addr: [u8; 16]) -> u128 {
     // Realms differ in bits that IPv4-mapped addresses leave zero.
     u128::from_be_bytes(addr) ^ (realm as u128) << 96
 }
 
-const fn tag(hash: u64) -> u16 {
-    match hash as u16 {
-        0 => 1,
-        tag => tag,
-    }
-}
-
-#[inline(always)]
-fn home(hash: u64, buckets: usize) -> usize {
-    ((u128::from(hash) * buckets as u128) >> 64) as usize
-}
-
-/// An index under construction: buckets and the seed that they were filled with.
-#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct Index {
-    seed: u64,
-    buckets: Vec<Bucket>,
-}
-
-impl Index {
-    /// How many buckets this many entries take.
-    pub const fn bucket_count(entries: usize) -> usize {
-        (entries * 100).div_ceil(WAYS * LOAD_PERCENT) + 1
-    }
-
-    /// An index of these entries: 128-bit key and line number.
-    ///
-    /// # Panics
-    /// When so many entries have the same key that their bucket's neighbours cannot take them.
-    pub fn build(seed: u64, entries: impl ExactSizeIterator<Item = (u128, u32)>) -> Self {
-        let count = Self::bucket_count(entries.len());
-        let mut buckets = vec![Bucket::default(); count];
-        for (key, line) in entries {
-            let hash = hash(key, seed);
-            let home = home(hash, count);
-            let mut distance = 0;
-            loop {
-                assert!(distance < count, "the index has room for every entry");
-                let bucket = &mut buckets[(home + distance) % count];
-                if let Some(way) = bucket.tags.iter().position(|tag| *tag == 0) {
-                    (bucket.tags[way], bucket.lines[way]) = (tag(hash), line);
-                    break;
-                }
-                distance += 1;
-            }
-            buckets[home].spill = buckets[home].spill.max(distance as u32);
-        }
-        Self { seed, buckets }
-    }
-}
-
-/// How full an index is, and what a lookup costs because of it.
-#[derive(Clone, Copy, PartialEq, Debug, serde::Serialize)]
-pub struct Load {
-    /// Entries in use.
-    pub entries: usize,
-    /// Buckets: cache lines of ten entries each.
-    pub buckets: usize,
-    /// Entries in use of all that there is room for.
-    pub load_factor: f64,
-    /// Buckets that a lookup of what is there reads, on average.
-    pub buckets_a_hit: f64,
-    /// Buckets that a lookup of something unknown reads, on average.
-    pub buckets_a_miss: f64,
-    /// The most buckets that one lookup reads.
-    pub buckets_max: usize,
-}
-
-impl ArchivedBucket {
-    /// The entries with this tag, a bit each.
-    #[inline(always)]
-    fn ways(&self, tag: u16) -> u32 {
-        let mut ways = 0;
-        for (way, stored) in self.tags.iter().enumerate() {
-            ways |= u32::from(stored.to_native() == tag) << way;
-        }
-        ways
-    }
-}
-
-impl ArchivedIndex {
-    /// How full it is, given the hash and line of every entry.
-    pub fn load(&self, entries: impl Iterator<Item = (u64, usize)>) -> Load {
-        let buckets = self.buckets.len();
-        let spills = || self.buckets.iter().map(|bucket| bucket.spill.to_native() as usize);
-        let (mut count, mut read) = (0, 0);
-        for (hash, line) in entries {
-            let (home, tag) = (home(hash, buckets), tag(hash));
-            let holds = |distance: &usize| {
-                let bucket = &self.buckets[(home + distance) % buckets];
-                bucket
-                    .tags
-                    .iter()
-                    .zip(&bucket.lines)
-                    .any(|found| (found.0.to_native(), found.1.to_native() as usize) == (tag, line))
-            };
-            count += 1;
-            read += 1 + (0..buckets).find(holds).unwrap_or(0);
-        }
-        Load {
-            entries: count,
-            buckets,
-            load_factor: count as f64 / (buckets * WAYS).max(1) as f64,
-            buckets_a_hit: read as f64 / count.max(1) as f64,
-            buckets_a_miss: 1.0 + spills().sum::<usize>() as f64 / buckets.max(1) as f64,
-            buckets_max: 1 + spills().max().unwrap_or(0),
-        }
-    }
-
-    /// The seed that the index was filled with.
-    pub fn seed(&self) -> u64 {
-        self.seed.to_native()
-    }
-
-    /// Starts to bring the bucket of this hash near.
-    #[inline(always)]
-    pub fn prefetch(&self, hash: u64) {
-        prefetch(&self.buckets, home(hash, self.buckets.len()));
-    }
-
-    /// Line numbers that may have the key with this hash: those whose tag agrees.
-    #[inline]
-    pub fn candidates(&self, hash: u64) -> impl Iterator<Item = usize> + '_ {
-        let count = self.buckets.len();
-        let home = home(hash, count);
-        let tag = tag(hash);
-        let spill = self.buckets.get(home).map_or(0, |bucket| bucket.spill.to_native() as usize);
-        (0..=spill).flat_map(move |distance| {
-            // The home is below count and a sound spill is too.
-            let at = home + distance;
-            let bucket = &self.buckets[if at < count { at } else { at - count }];
-            let mut ways = bucket.ways(tag);
-            std::iter::from_fn(move || {
-                let way = ways.checked_ilog2()?;
-                ways &= !(1 << way);
-                Some(bucket.lines[way as usize].to_native() as usize)
-            })
-        })
-    }
-
-    /// The first line of which `is` is true among those that may have the key with this hash: as
-    /// [`ArchivedIndex::candidates`], for where every nanosecond counts.
-    #[inline(always)]
-    pub fn find(&self, hash: u64, is: impl Fn(usize) -> bool) -> Option<usize> {
-        let count = self.buckets.len();
-        let (home, tag) = (home(hash, count), tag(hash));
-        let spill = self.buckets.get(home)?.spill.to_native() as usize;
-        for at in home..=home + spill {
-            let bucket = &self.buckets[if at < count { at } else { at - count }];
-            let mut ways = bucket.ways(tag);
-            while let Some(way) = ways.checked_ilog2() {
-                ways &= !(1 << way);
-                let line = bucket.lines[way as usize].to_native() as usize;
-                if is(line) {
-                    return Some(line);
-                }
-            }
-        }
-        None
-    }
-
-    /// The first candidate; `None` when nothing here has this hash.
-    #[inline(always)]
-    pub fn first_candidate(&self, hash: u64) -> Option<usize> {
-        self.find(hash, |_| true)
-    }
-
-    /// Entries in use, if every one of them names a line below `lines` and no spill leaves the array.
-    pub fn entries(&self, lines: usize) -> Option<usize> {
-        let mut used = 0;
-        for bucket in self.buckets.iter() {
-            if bucket.spill.to_native() as usize >= self.buckets.len() {
-                return None;
-            }
-            for (tag, line) in bucket.tags.iter().zip(&bucket.lines) {
-                if tag.to_native() != 0 {
-                    used += 1;
-                    if line.to_native() as usize >= lines {
-                        return None;
-                    }
-                }
-            }
-        }
-        (!self.buckets.is_empty()).then_some(used)
-    }
-
-    /// Bytes that the index takes.
-    pub fn size(&self) -> usize {
-        size_of_val(&self.buckets[..])
-    }
-}
-
 impl Line {
-    /// The line of a terminal. `more`: the next line is the same user's; `has_key`: so is a key; a
-    /// public IPv6 address goes to `nat6`.
-    pub fn new(user: &User, more: bool, has_key: bool, nat6: &mut Vec<[u8; 16]>) -> Self {
+    /// A terminal's row; a public IPv6 address goes to `nat6`.
+    pub fn new(user: &User, nat6: &mut Vec<[u8; 16]>) -> Self {
         let (endpoint, mut flags) = match (user.private, user.serving) {
             (Some(private), _) => (private, flag::PRIVATE),
             (None, Some(serving)) => (serving, flag::SERVING),
             (None, None) => (Endpoint::NONE, 0),
         };
-        flags |= if more { flag::MORE } else { 0 } | if has_key { flag::KEY } else { 0 };
         let mut nat = [0; 4];
         if let Some(public) = user.nat {
             flags |= flag::NAT;
@@ -299,24 +117,45 @@ impl Line {
                 (nat6.len() as u32 - 1).to_be_bytes()
             });
         }
+        let until = user.valid_until.map_or(0, |until| u32::try_from(until).unwrap_or(u32::MAX).max(1));
         Self {
             user: user.push_id.to_bytes(),
             addr: endpoint.octets(),
             imsi: user.imsi.map_or([0; 8], Imsi::to_tbcd),
-            realm: user.realm,
-            valid_until: user.valid_until.map_or(0, |until| u32::try_from(until).unwrap_or(u32::MAX).max(1)),
+            realm: user.realm.into(),
+            valid_until: until.into(),
             nat,
-            port: endpoint.port(),
-            nat_port: user.nat.map_or(0, Endpoint::port),
+            port: endpoint.port().into(),
+            nat_port: user.nat.map_or(0, Endpoint::port).into(),
+            gateway: NO_GATEWAY.into(),
             device: user.device,
             bearers: user.bearers,
             flags,
-            reserved: [0; 5],
+            further: [0; 3],
         }
     }
-}
 
-impl ArchivedLine {
+    /// The same with what the rest of the tables says of it: the gateway that the segments lead to, whether the user has
+    /// a key, where its public IPv6 address stands.
+    pub(super) fn placed(self, gateway: Option<u32>, has_key: bool, nat6: Option<u32>) -> Self {
+        let gateway = gateway.and_then(|gateway| u16::try_from(gateway).ok()).unwrap_or(NO_GATEWAY);
+        let key = if has_key { flag::KEY } else { 0 };
+        let nat = nat6.map_or(self.nat, u32::to_be_bytes);
+        Self { gateway: gateway.into(), flags: self.flags | key, nat, ..self }
+    }
+
+    /// The same with where the user's further lines stand, if there are some.
+    pub(super) fn with_further(self, further: Option<u32>) -> Self {
+        let Some(place) = further else { return self };
+        let [a, b, c, _] = place.to_le_bytes();
+        Self { flags: self.flags | flag::MORE, further: [a, b, c], ..self }
+    }
+
+    /// Which of the public IPv6 addresses is this terminal's.
+    pub(super) fn nat6_place(&self) -> Option<u32> {
+        (self.flags & flag::NAT6 != 0).then(|| u32::from_be_bytes(self.nat))
+    }
+
     /// The user.
     #[inline(always)]
     pub fn user(&self) -> PushId {
@@ -329,7 +168,13 @@ impl ArchivedLine {
         self.device
     }
 
-    /// Whether the next line is the same user's.
+    /// Whether this is a place where nobody stands.
+    #[inline(always)]
+    pub fn is_free(&self) -> bool {
+        self.user == [0; 16]
+    }
+
+    /// Whether the user has further terminals than this one and those before it.
     #[inline(always)]
     pub fn has_more(&self) -> bool {
         self.flags & flag::MORE != 0
@@ -352,6 +197,20 @@ impl ArchivedLine {
     #[inline(always)]
     pub fn realm(&self) -> u32 {
         self.realm.to_native()
+    }
+
+    /// Where the further lines stand, from the first one of the block on.
+    #[inline(always)]
+    pub(super) fn further(&self) -> usize {
+        let [a, b, c] = self.further;
+        u32::from_le_bytes([a, b, c, 0]) as usize
+    }
+
+    /// The gateway that the private address lies behind, where the line has it; else the segments know.
+    #[inline(always)]
+    pub fn gateway(&self) -> Option<u32> {
+        let gateway = self.gateway.to_native();
+        (gateway != NO_GATEWAY).then_some(u32::from(gateway))
     }
 
     /// What the terminal can take.
@@ -422,65 +281,103 @@ impl ArchivedLine {
     }
 }
 
+/// The bindings of an image as a burst reads them: where the arrays are is found once, not once a lookup.
+#[derive(Clone, Copy, Debug)]
+pub struct Bindings<'a> {
+    pub(super) lines: &'a [Line],
+    pub(super) nat6: &'a [[u8; 16]],
+    pub(super) places: Places<'a>,
+    /// The lines behind all places, and where in them those of each block of places begin.
+    pub(super) behind: &'a [Line],
+    pub(super) blocks: &'a [u32_le],
+}
+
+impl<'a> Bindings<'a> {
+    /// What a user is found by.
+    #[inline(always)]
+    pub const fn hash(&self, user: PushId) -> u64 {
+        hash(user.0, self.places.seed())
+    }
+
+    /// Starts to bring near what [`Bindings::place`] reads.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        self.places.prefetch(hash);
+    }
+
+    /// The only line where the user with this hash can stand, which is brought near.
+    #[inline(always)]
+    pub fn place(&self, hash: u64) -> usize {
+        let place = self.places.place(hash);
+        prefetch(self.lines, place);
+        place
+    }
+
+    /// The user's first line, if it stands where it must.
+    #[inline(always)]
+    pub fn at(&self, user: PushId, place: usize) -> Option<&'a Line> {
+        // A free place says that it is nobody's.
+        self.lines.get(place).filter(|line| line.user() == user && !user.is_none())
+    }
+
+    /// The user's first line, and where it stands.
+    #[inline]
+    pub fn find(&self, user: PushId) -> Option<(&'a Line, usize)> {
+        let place = self.places.place(self.hash(user));
+        Some((self.at(user, place)?, place))
+    }
+
+    /// The further lines of the user whose first line this is.
+    #[inline(always)]
+    pub fn further(&self, first: &Line, place: usize) -> &'a [Line] {
+        if first.has_more() { self.further_lines(first, place) } else { &[] }
+    }
+
+    #[cold]
+    fn further_lines(&self, first: &Line, place: usize) -> &'a [Line] {
+        let block = self.blocks.get(place >> BLOCK_SHIFT).map_or(0, |begin| begin.to_native() as usize);
+        let rest = self.behind.get(block + first.further()..).unwrap_or_default();
+        let count = rest.iter().position(|line| !line.has_more()).map_or(rest.len(), |last| last + 1);
+        &rest[..count]
+    }
+
+    /// All lines of a user, one a terminal.
+    pub fn of(&self, user: PushId) -> impl Iterator<Item = &'a Line> + use<'a> {
+        let found = self.find(user);
+        let further = found.map_or(&[][..], |(first, place)| self.further(first, place));
+        found.into_iter().map(|(first, _)| first).chain(further)
+    }
+
+    /// The public IPv6 addresses.
+    #[inline(always)]
+    pub const fn nat6(&self) -> &'a [[u8; 16]] {
+        self.nat6
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn archived(index: &Index) -> rkyv::util::AlignedVec<64> {
-        rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(index, rkyv::util::AlignedVec::new()).unwrap()
-    }
-
-    fn access(bytes: &[u8]) -> &ArchivedIndex {
-        rkyv::access::<ArchivedIndex, rkyv::rancor::Error>(bytes).unwrap()
-    }
-
-    #[test]
-    fn an_index_finds_every_entry_and_spills_when_full() {
-        for entries in [0usize, 1, 10, 11, 1000, 50_000] {
-            let keys: Vec<u128> = (0..entries as u128).map(|n| n * n + 7).collect();
-            let pairs: Vec<_> = keys.iter().copied().zip(0..).collect();
-            let bytes = archived(&Index::build(1, pairs.into_iter()));
-            let index = access(&bytes);
-            assert_eq!(index.entries(entries), Some(entries));
-            for (line, key) in keys.iter().enumerate() {
-                assert!(index.candidates(hash(*key, 1)).any(|found| found == line), "{key}");
-            }
-        }
-    }
 
     /// What `tables/README.md` draws.
     #[test]
     fn the_layout_is_the_one_that_is_drawn() {
         use std::mem::offset_of;
         let line = [
-            offset_of!(ArchivedLine, user),
-            offset_of!(ArchivedLine, addr),
-            offset_of!(ArchivedLine, imsi),
-            offset_of!(ArchivedLine, realm),
-            offset_of!(ArchivedLine, valid_until),
-            offset_of!(ArchivedLine, nat),
-            offset_of!(ArchivedLine, port),
-            offset_of!(ArchivedLine, nat_port),
-            offset_of!(ArchivedLine, device),
-            offset_of!(ArchivedLine, bearers),
-            offset_of!(ArchivedLine, flags),
+            offset_of!(Line, user),
+            offset_of!(Line, addr),
+            offset_of!(Line, imsi),
+            offset_of!(Line, realm),
+            offset_of!(Line, valid_until),
+            offset_of!(Line, nat),
+            offset_of!(Line, port),
+            offset_of!(Line, nat_port),
+            offset_of!(Line, gateway),
+            offset_of!(Line, device),
+            offset_of!(Line, bearers),
+            offset_of!(Line, flags),
+            offset_of!(Line, further),
         ];
-        assert_eq!(line, [0, 16, 32, 40, 44, 48, 52, 54, 56, 57, 58]);
-        let bucket = [
-            offset_of!(ArchivedBucket, tags),
-            offset_of!(ArchivedBucket, spill),
-            offset_of!(ArchivedBucket, lines),
-        ];
-        assert_eq!(bucket, [0, 20, 24]);
-        assert_eq!((offset_of!(ArchivedIndex, seed), offset_of!(ArchivedIndex, buckets)), (0, 8));
-    }
-
-    #[test]
-    fn entries_of_one_key_are_all_found() {
-        let pairs: Vec<_> = (0..40).map(|line| (5u128, line)).collect();
-        let bytes = archived(&Index::build(0, pairs.into_iter()));
-        let mut found: Vec<usize> = access(&bytes).candidates(hash(5, 0)).collect();
-        found.sort_unstable();
-        assert_eq!(found, (0..40).collect::<Vec<_>>());
+        assert_eq!(line, [0, 16, 32, 40, 44, 48, 52, 54, 56, 58, 59, 60, 61]);
     }
 }

@@ -1,31 +1,44 @@
 //! From the editable tables to the flat arrays of an image, and back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::binding::{ArchivedLine, Index, Line, owner_key};
 use super::image::{
     Address, AppRow, ArchivedArrays, ArchivedText, Arrays, GatewayRow, GroupRow, KeyRow, NO_INDEX, NameRow,
     PrefixRow, RealmRow, SegmentRow, ServerRow, Text,
 };
 use super::lpm::{Route, Tries};
-use super::rib::{App, Gateway, Key, Rib, Rule, Segment, Server, Tunnel, User};
+use super::place;
+use super::rib::{App, Gateway, Key, Rib, Rule, Segment, Server, Tunnel};
+use super::users::Users;
 use crate::id::{Endpoint, Mac, PushId, PushPrefix};
-
-/// Seeds of the two indexes. Any would do; fixed ones make the same image of the same tables.
-const USERS_SEED: u64 = 0x7075_7368_5F75_7365;
-const OWNERS_SEED: u64 = 0x7075_7368_5F6F_776E;
 
 /// `users` of an application.
 pub(super) const APP_USERS: u8 = 1;
 /// The application has `sources`.
 pub(super) const APP_SOURCES: u8 = 2;
 
-/// Left-aligned bits of an address and how many there are.
-#[inline]
-pub(super) const fn trie_key(address: Endpoint) -> u128 {
-    let bits = u128::from_be_bytes(address.octets());
-    if address.is_ipv4() { bits << 96 } else { bits }
+/// An address as the key of a trie: of an IPv4 address the first 32 of 64 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum TrieKey {
+    V4(u64),
+    V6(u128),
+}
+
+impl TrieKey {
+    #[inline(always)]
+    pub(super) const fn of(address: Endpoint) -> Self {
+        let bits = u128::from_be_bytes(address.octets());
+        if address.is_ipv4() { Self::V4((bits as u64) << 32) } else { Self::V6(bits) }
+    }
+
+    /// Left-aligned in 128 bits.
+    const fn wide(self) -> u128 {
+        match self {
+            Self::V4(bits) => (bits as u128) << 64,
+            Self::V6(bits) => bits,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -39,17 +52,16 @@ impl Texts {
     }
 }
 
-/// Compiles consistent tables.
+/// Compiles consistent tables; `users` stand for those of `rib`.
 ///
 /// # Errors
 /// A sentence, when a table has more rows than 32-bit indexes reach.
-pub(super) fn compile(rib: &Rib) -> Result<Arrays, String> {
-    for (name, rows) in [("users.csv", rib.users.len()), ("segments.csv", rib.segments.len())] {
-        if rows >= NO_INDEX as usize {
-            return Err(format!(
-                "{name} has {rows} rows, expected fewer than {NO_INDEX}; split the operator"
-            ));
-        }
+pub(super) fn compile(rib: &Rib, users: Users) -> Result<Arrays, String> {
+    if rib.segments.len() >= NO_INDEX as usize {
+        return Err(format!(
+            "segments.csv has {} rows, expected fewer than {NO_INDEX}; split the operator",
+            rib.segments.len()
+        ));
     }
     let text_bytes: usize = rib.names.iter().map(|(name, _)| name.len()).sum();
     if text_bytes > u32::MAX as usize / 2 {
@@ -118,13 +130,13 @@ pub(super) fn compile(rib: &Rib) -> Result<Arrays, String> {
         .collect();
 
     let (groups, members) = compile_groups(&rib.groups);
-    let mut users: Vec<&User> = rib.users.iter().collect();
-    users.sort_unstable_by_key(|user| (user.push_id, user.device));
-    let (lines, nat6) = compile_lines(&users, &rib.keys);
-    let users_index = Index::build(USERS_SEED, first_lines(&users).into_iter());
-    let owners_index = Index::build(OWNERS_SEED, owned_lines(&users).into_iter());
+    let keyed = rib.keys.iter().filter_map(|key| key.user);
+    let place::Placed { users, blocks, owners, lines, nat6 } = place::place(users, keyed, &realms, &tries)?;
 
     Ok(Arrays {
+        lines,
+        users,
+        owners,
         text: texts.0,
         servers,
         prefixes,
@@ -135,42 +147,13 @@ pub(super) fn compile(rib: &Rib) -> Result<Arrays, String> {
         apps,
         sources,
         tries,
-        lines,
+        blocks,
         nat6,
-        users: users_index,
-        owners: owners_index,
         names,
         groups,
         members,
         keys,
     })
-}
-
-/// Lines in the order of user and device.
-fn compile_lines(users: &[&User], keys: &[Key]) -> (Vec<Line>, Vec<[u8; 16]>) {
-    let with_key: BTreeSet<PushId> = keys.iter().filter_map(|key| key.user).collect();
-    let mut nat6 = Vec::new();
-    let mut lines = Vec::with_capacity(users.len());
-    for (place, user) in users.iter().enumerate() {
-        let more = users.get(place + 1).is_some_and(|next| next.push_id == user.push_id);
-        lines.push(Line::new(user, more, with_key.contains(&user.push_id), &mut nat6));
-    }
-    (lines, nat6)
-}
-
-/// Each user's key and first line.
-fn first_lines(users: &[&User]) -> Vec<(u128, u32)> {
-    let is_first = |place: usize| place == 0 || users[place - 1].push_id != users[place].push_id;
-    let first = |(line, user): (u32, &&User)| is_first(line as usize).then_some((user.push_id.0, line));
-    (0..).zip(users).filter_map(first).collect()
-}
-
-/// Each private address's key and the line that it leads back to.
-fn owned_lines(users: &[&User]) -> Vec<(u128, u32)> {
-    let owned = |(line, user): (u32, &&User)| {
-        user.private.map(|private| (owner_key(user.realm, private.octets()), line))
-    };
-    (0..).zip(users).filter_map(owned).collect()
 }
 
 fn gateway_row(gateway: &Gateway, texts: &mut Texts) -> GatewayRow {
@@ -199,7 +182,7 @@ fn add_both(tries: &mut Tries, prefixes: impl Iterator<Item = (IpAddr, u8, u32)>
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (ip, len, value) in prefixes {
         let family = if ip.is_ipv4() { &mut v4 } else { &mut v6 };
-        family.push(Route { key: trie_key(Endpoint::new(ip, 0)), len, value });
+        family.push(Route { key: TrieKey::of(Endpoint::new(ip, 0)).wide(), len, value });
     }
     (tries.add(&mut v4), tries.add(&mut v6))
 }
@@ -232,13 +215,7 @@ fn compile_groups(rows: &[(PushId, PushId)]) -> (Vec<GroupRow>, Vec<[u8; 16]>) {
     (groups, sorted.iter().map(|(_, member)| member.to_bytes()).collect())
 }
 
-/// The rows again, in the image's order.
-pub(super) fn decompile(a: &ArchivedArrays) -> Rib {
-    let users = a.lines.iter().map(|line: &ArchivedLine| line.to_user(&a.nat6)).collect();
-    Rib { users, ..decompile_without_users(a) }
-}
-
-/// As [`decompile`], the users left out: they are most of an image, and can be read where they lie.
+/// The rows again but for the users: they are most of an image, and can be read where they lie.
 pub(super) fn decompile_without_users(a: &ArchivedArrays) -> Rib {
     let text = |text: &ArchivedText| a.text(text).to_owned();
     let key_id = |index: u32| a.keys.get(index as usize).map(|key| key.id.to_native());

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::binding::{ArchivedLine, hash};
-use super::compile;
-use super::image::{ArchivedArrays, ArchivedGatewayRow, Image, NO_INDEX};
+use super::binding::{Bindings, Line, owner_hash};
+use super::compile::{self, TrieKey};
+use super::image::{ArchivedArrays, ArchivedGatewayRow, ArchivedRealmRow, Image, NO_INDEX};
 use super::keyed::Keyed;
+use super::lpm::{Forest, Trie};
+use super::numbers::Numbers;
 use super::rate::Rate;
 use super::rib::{Rule, Tunnel};
 use crate::id::{Endpoint, Mac, PushId, PushPrefix};
@@ -28,8 +30,9 @@ pub struct Tables {
     keys: Vec<MacKey>,
     user_keys: HashMap<PushId, u32, RandomState>,
     keyed: Keyed,
-    key_ids: HashMap<u32, u32, RandomState>,
-    apps: HashMap<u32, u32, RandomState>,
+    key_ids: Numbers,
+    apps: Numbers,
+    realms: Numbers,
     /// As the image's applications.
     rates: Vec<Option<Arc<Rate>>>,
 }
@@ -66,10 +69,11 @@ impl Tables {
             .map(|(at, row)| (PushId::from_bytes(row.user), at))
             .filter(|(user, _)| !user.is_none())
             .collect();
-        let seed = a.users_index().seed();
-        let keyed = Keyed::new(user_keys.keys().map(|user| hash(user.0, seed)));
-        let key_ids = (0..).zip(a.keys.iter()).map(|(at, row)| (row.id.to_native(), at)).collect();
-        let apps = (0..).zip(a.apps.iter()).map(|(at, row)| (row.id.to_native(), at)).collect();
+        let bindings = a.bindings();
+        let keyed = Keyed::new(user_keys.keys().map(|user| bindings.hash(*user)));
+        let key_ids = Numbers::new(a.keys.iter().map(|row| row.id.to_native()));
+        let apps = Numbers::new(a.apps.iter().map(|row| row.id.to_native()));
+        let realms = Numbers::new(a.realms.iter().map(|row| row.realm.to_native()));
         let rates = a
             .apps
             .iter()
@@ -81,11 +85,11 @@ impl Tables {
                 Some(Arc::new(rate))
             })
             .collect();
-        Self { generation, own, peers, keys, user_keys, keyed, key_ids, apps, rates, image }
+        Self { generation, own, peers, keys, user_keys, keyed, key_ids, apps, realms, rates, image }
     }
 
     fn rate_of(&self, app: u32) -> Option<&Rate> {
-        self.rates[*self.apps.get(&app)? as usize].as_deref()
+        self.rates[self.apps.get(app)? as usize].as_deref()
     }
 
     /// Which generation this is, from 1.
@@ -112,8 +116,14 @@ impl Tables {
     /// The server whose prefix is the longest that `id` has.
     #[inline]
     pub fn route(&self, id: PushId) -> Option<u32> {
+        self.prefixes().lookup(id.high())
+    }
+
+    /// The prefixes of the servers, as a burst reads them: keys are [`PushId::high`].
+    #[inline]
+    pub fn prefixes(&self) -> Trie<'_> {
         let a = self.arrays();
-        a.tries.lookup(a.prefix_root.to_native(), id.0)
+        a.tries.view().trie(a.prefix_root.to_native())
     }
 
     /// The prefixes whose home this server is.
@@ -161,7 +171,7 @@ impl Tables {
 
     /// The index of the key with this identifier on the wire.
     pub fn key_index(&self, id: u32) -> Option<u32> {
-        self.key_ids.get(&id).copied()
+        self.key_ids.get(id)
     }
 
     /// The index of a user's own key.
@@ -184,23 +194,26 @@ impl Tables {
     /// The application with this identifier.
     #[inline]
     pub fn app(&self, id: u32) -> Option<AppView<'_>> {
-        Some(AppView { tables: self, index: *self.apps.get(&id)? })
+        Some(AppView { tables: self, index: self.apps.get(id)? })
     }
 
-    /// The lines of a user, one a terminal; empty for an unknown one.
+    /// The lines of a user, one a terminal; none for an unknown one.
     #[inline]
-    pub fn terminals(&self, user: PushId) -> &[ArchivedLine] {
-        let a = self.arrays();
-        a.find(user).map_or(&[], |first| a.user_lines(first))
+    pub fn terminals(&self, user: PushId) -> impl Iterator<Item = &Line> {
+        self.arrays().bindings().of(user)
     }
 
     /// The gateway whose segment is the longest that has this private address.
     #[inline]
     pub fn gateway(&self, realm: u32, private: Endpoint) -> Option<u32> {
+        self.segments().gateway(realm, private)
+    }
+
+    /// The segments, as a burst reads them.
+    #[inline]
+    pub fn segments(&self) -> Segments<'_> {
         let a = self.arrays();
-        let realm = &a.realms[a.realms.binary_search_by(|row| row.realm.to_native().cmp(&realm)).ok()?];
-        let root = if private.is_ipv4() { realm.root_v4 } else { realm.root_v6 };
-        a.tries.lookup(root.to_native(), compile::trie_key(private))
+        Segments { realms: &self.realms, rows: &a.realms, tries: a.tries.view() }
     }
 
     /// The gateway with this index.
@@ -222,7 +235,9 @@ impl Tables {
             + map::<Endpoint, u32>(self.peers.capacity())
             + map::<PushId, u32>(self.user_keys.capacity())
             + self.keyed.bytes()
-            + map::<u32, u32>(self.key_ids.capacity() + self.apps.capacity())
+            + self.key_ids.bytes()
+            + self.apps.bytes()
+            + self.realms.bytes()
     }
 
     /// Rows of each table, for `pushplane_table_entries`.
@@ -233,11 +248,31 @@ impl Tables {
             ("gateways", a.gateways.len()),
             ("segments", a.segments.len()),
             ("apps", a.apps.len()),
-            ("users", a.lines.len()),
+            ("users", self.image.terminals()),
             ("names", a.names.len()),
             ("groups", a.groups.len()),
             ("keys", a.keys.len()),
         ]
+    }
+}
+
+/// The segments of all realms, as a burst reads them.
+#[derive(Clone, Copy, Debug)]
+pub struct Segments<'a> {
+    realms: &'a Numbers,
+    rows: &'a [ArchivedRealmRow],
+    tries: Forest<'a>,
+}
+
+impl Segments<'_> {
+    /// The gateway whose segment is the longest that has this private address.
+    #[inline]
+    pub fn gateway(&self, realm: u32, private: Endpoint) -> Option<u32> {
+        let realm = &self.rows[self.realms.get(realm)? as usize];
+        match TrieKey::of(private) {
+            TrieKey::V4(key) => self.tries.trie(realm.root_v4.to_native()).lookup(key),
+            TrieKey::V6(key) => self.tries.trie(realm.root_v6.to_native()).lookup(key),
+        }
     }
 }
 
@@ -264,8 +299,8 @@ impl<'a> AppView<'a> {
     /// Whether this address is in its `sources`.
     pub fn in_sources(&self, from: Endpoint) -> bool {
         let row = self.row();
-        let root = if from.is_ipv4() { row.root_v4 } else { row.root_v6 };
-        self.tables.arrays().tries.lookup(root.to_native(), compile::trie_key(from)).is_some()
+        let a = self.tables.arrays();
+        a.lookup(row.root_v4.to_native(), row.root_v6.to_native(), from).is_some()
     }
 
     /// The prefixes of addresses that may push for it, if it has [`Self::has_sources`].
@@ -315,21 +350,29 @@ impl<'a> GatewayView<'a> {
 }
 
 impl ArchivedArrays {
-    /// The lines of the user whose first line this is.
+    /// The value of the longest prefix of an address, in the trie of its family.
+    #[inline(always)]
+    pub(super) fn lookup(&self, root_v4: u32, root_v6: u32, address: Endpoint) -> Option<u32> {
+        match TrieKey::of(address) {
+            TrieKey::V4(key) => self.tries.lookup(root_v4, key),
+            TrieKey::V6(key) => self.tries.lookup(root_v6, key),
+        }
+    }
+
+    /// The bindings.
     #[inline]
-    pub fn user_lines(&self, first: usize) -> &[ArchivedLine] {
-        let rest = &self.lines[first..];
-        let count = rest.iter().position(|line| !line.has_more()).map_or(rest.len(), |last| last + 1);
-        &rest[..count]
+    pub fn bindings(&self) -> Bindings<'_> {
+        let lines = &self.lines[..];
+        let behind = lines.get(self.users.places()..).unwrap_or_default();
+        Bindings { lines, nat6: &self.nat6, places: self.users.view(), behind, blocks: &self.blocks }
     }
 
     /// The lines whose private address, with any port, this is: whom a datagram to it would reach.
-    pub fn owners(&self, realm: u32, private: Endpoint) -> impl Iterator<Item = &ArchivedLine> {
-        use super::binding::{hash, owner_key};
-        let hash = hash(owner_key(realm, private.octets()), self.owners.seed());
-        let same = move |line: &&ArchivedLine| {
+    pub fn owners(&self, realm: u32, private: Endpoint) -> impl Iterator<Item = &Line> {
+        let place = owner_hash((realm, private.octets()), self.owners.seed());
+        let same = move |line: &&Line| {
             line.realm() == realm && line.private().is_some_and(|own| own.octets() == private.octets())
         };
-        self.owners.candidates(hash).map(|at| &self.lines[at]).filter(same)
+        self.owners.lines(self.owners.place(place)).map(|at| &self.lines[at]).filter(same)
     }
 }

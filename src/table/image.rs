@@ -17,15 +17,19 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rkyv::rancor::Error as RkyvError;
-use rkyv::util::AlignedVec;
+use rkyv::ser::writer::Buffer;
 use rkyv::{Archive, Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::binding::{self, ArchivedIndex, ArchivedLine, Index, Line, Load};
+use super::binding::Line;
 use super::compile;
 use super::lpm::Tries;
 use super::memory::Region;
+use super::owners::Owners;
+use super::phf::Phf;
+use super::place::Lines;
 use super::rib::{Rib, User};
+use super::users::Users;
 use super::validate;
 use crate::id::{Endpoint, PushId};
 
@@ -33,7 +37,7 @@ use crate::id::{Endpoint, PushId};
 const HEADER_BYTES: usize = 64;
 const MAGIC: [u8; 8] = *b"PPIMAGE\0";
 /// Changes with every change of the archive's layout.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Reads as another number on a machine of the other byte order.
 const ENDIAN: u32 = 0x0102_0304;
 
@@ -114,6 +118,7 @@ pub struct SegmentRow {
 
 /// The tries of one realm.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
+#[rkyv(derive(Debug))]
 pub struct RealmRow {
     pub(super) realm: u32,
     pub(super) root_v4: u32,
@@ -161,14 +166,16 @@ pub struct KeyRow {
     pub(super) user: [u8; 16],
 }
 
-/// All tables as flat arrays. Those of cache lines come first: each is whole lines long, so that all
-/// begin at one (rkyv pads by 31 bytes at most, and would not get them there from elsewhere).
-#[derive(Archive, Serialize, Deserialize, Clone, Debug)]
+/// All tables as flat arrays. The cache lines come first: so they begin at one (rkyv pads by 31 bytes at most, and
+/// would not get them there from elsewhere).
+#[derive(Archive, Serialize, Debug)]
+#[rkyv(archived = ArchivedArrays)]
+#[expect(unreachable_pub, reason = "its archive is what the room lends")]
 pub struct Arrays {
-    /// Sorted by user and device.
-    pub(super) lines: Vec<Line>,
-    pub(super) users: Index,
-    pub(super) owners: Index,
+    /// A place for each user, where `users` says, then the further terminals, by place and device.
+    pub(super) lines: Lines,
+    pub(super) users: Phf,
+    pub(super) owners: Owners,
     pub(super) text: Vec<u8>,
     pub(super) servers: Vec<ServerRow>,
     pub(super) prefixes: Vec<PrefixRow>,
@@ -181,6 +188,8 @@ pub struct Arrays {
     pub(super) apps: Vec<AppRow>,
     pub(super) sources: Vec<SegmentRow>,
     pub(super) tries: Tries,
+    /// Of each block of places, the first of its further terminals, counted from the first of all.
+    pub(super) blocks: Vec<u32>,
     /// Public IPv6 addresses.
     pub(super) nat6: Vec<[u8; 16]>,
     /// Sorted by name.
@@ -225,6 +234,7 @@ fn refused<T>(sentence: impl Into<String>) -> Result<T, ImageError> {
 /// A whole, valid image in memory of its own.
 pub struct Image {
     region: Region,
+    terminals: usize,
 }
 
 impl fmt::Debug for Image {
@@ -242,25 +252,68 @@ pub struct Sizes {
     pub image_bytes: usize,
     /// Terminals.
     pub terminals: usize,
-    /// The index from a user to its terminals.
-    pub users: Load,
-    /// The index from a private address to its terminal.
-    pub owners: Load,
+    /// Users' places.
+    pub users: Fill,
+    /// Private addresses' places.
+    pub owners: Fill,
+    /// Bytes that say which place is a user's: they are to stay in a near cache.
+    pub near_bytes: usize,
+    /// Bytes of the way back from private addresses.
+    pub owner_bytes: usize,
+}
+
+impl Sizes {
+    /// Cache lines of memory that are read from a Push ID to its terminal, or to the certainty that there is none. Each
+    /// further terminal of the same user is one more.
+    pub const LINES_A_LOOKUP: usize = 1;
+
+    /// What a user with one terminal and a private address takes, everything included.
+    pub fn bytes_a_user(&self) -> f64 {
+        let each = |bytes: usize, entries: usize| bytes as f64 / entries.max(1) as f64;
+        each(self.users.places * size_of::<Line>() + self.near_bytes, self.users.entries)
+            + each(self.owner_bytes, self.owners.entries)
+    }
+}
+
+/// How full an array is.
+#[derive(Clone, Copy, PartialEq, Debug, serde::Serialize)]
+pub struct Fill {
+    /// Places in use.
+    pub entries: usize,
+    /// Places.
+    pub places: usize,
+    /// Places in use of all.
+    pub load_factor: f64,
+}
+
+impl Fill {
+    fn new(entries: usize, places: usize) -> Self {
+        Self { entries, places, load_factor: entries as f64 / places.max(1) as f64 }
+    }
 }
 
 impl Image {
     /// Compiles tables into an image.
     ///
     /// # Errors
-    /// When there is no memory for it, or a table has more rows than 32 bits count.
+    /// When there is no memory for it, or a table has more rows than are counted.
     pub fn build(rib: &Rib) -> Result<Self, ImageError> {
-        let arrays = compile::compile(rib).map_err(ImageError::Refused)?;
-        let archive = rkyv::api::high::to_bytes_in::<_, RkyvError>(&arrays, AlignedVec::<64>::new())
+        Self::build_with(rib, rib.users.iter().copied().collect())
+    }
+
+    /// As [`Image::build`], with these users in place of those of `rib`: a hundred million in 15 GiB.
+    ///
+    /// # Errors
+    /// As [`Image::build`].
+    pub fn build_with(rib: &Rib, users: Users) -> Result<Self, ImageError> {
+        let arrays = compile::compile(rib, users).map_err(ImageError::Refused)?;
+        let mut region = Region::zeroed(HEADER_BYTES + arrays.bytes_max())?;
+        let archive = Buffer::from(&mut region.bytes_mut()[HEADER_BYTES..]);
+        let archive = rkyv::api::high::to_bytes_in::<_, RkyvError>(&arrays, archive)
             .map_err(|error| ImageError::Refused(format!("the tables cannot be written: {error}")))?;
+        let len = archive.len();
         drop(arrays);
-        let mut region = Region::zeroed(HEADER_BYTES + archive.len())?;
-        region.bytes_mut()[HEADER_BYTES..].copy_from_slice(&archive);
-        drop(archive);
+        region.truncate(HEADER_BYTES + len);
         let header = header(region.bytes());
         region.bytes_mut()[..HEADER_BYTES].copy_from_slice(&header);
         Self::validated(region)
@@ -294,10 +347,12 @@ impl Image {
         let arrays = rkyv::access::<ArchivedArrays, RkyvError>(archive).map_err(|error| {
             ImageError::Refused(format!("the archive is not well-formed ({error}); build it again"))
         })?;
-        if let Err(fault) = validate::validate(arrays) {
-            return refused(format!("the tables contradict themselves ({fault}); build the image again"));
+        match validate::validate(arrays) {
+            Ok(terminals) => Ok(Self { region, terminals }),
+            Err(fault) => {
+                refused(format!("the tables contradict themselves ({fault}); build the image again"))
+            }
         }
-        Ok(Self { region })
     }
 
     /// The image's bytes, header first: what a file holds.
@@ -355,24 +410,43 @@ impl Image {
         self.region.is_huge()
     }
 
-    /// The tables as rows again.
-    pub fn to_rib(&self) -> Rib {
-        compile::decompile(self.arrays())
+    /// How many terminals there are.
+    pub fn terminals(&self) -> usize {
+        self.terminals
     }
 
-    /// As [`Image::to_rib`] without the users, which are most of an image: read those with
-    /// [`Image::user`].
+    /// The tables as rows again, the users in the order of user and device.
+    pub fn to_rib(&self) -> Rib {
+        let users = self.ordered().iter().map(|line| self.user(*line as usize)).collect();
+        Rib { users, ..self.to_rib_without_users() }
+    }
+
+    /// As [`Image::to_rib`] without the users, which are most of an image: see [`Image::users`].
     pub fn to_rib_without_users(&self) -> Rib {
         compile::decompile_without_users(self.arrays())
     }
 
-    /// The row of `users.csv` at this place, in the order of user and device.
+    /// The rows of `users.csv`, in no order.
+    pub fn users(&self) -> impl Iterator<Item = User> {
+        let a = self.arrays();
+        a.lines.iter().filter(|line| !line.is_free()).map(|line| line.to_user(&a.nat6))
+    }
+
+    /// The lines of all terminals in the order of user and device. Costs 32 bytes a terminal, and sorting them.
+    pub fn ordered(&self) -> Vec<u32> {
+        let lines = (0..).zip(self.arrays().lines.iter()).filter(|(_, line)| !line.is_free());
+        let mut keys: Vec<_> = lines.map(|(at, line)| (line.user(), line.device(), at)).collect();
+        keys.sort_unstable();
+        keys.into_iter().map(|(.., at)| at).collect()
+    }
+
+    /// The row of `users.csv` in this line.
     ///
     /// # Panics
-    /// When there are not so many.
-    pub fn user(&self, at: usize) -> User {
+    /// When there are not so many lines.
+    pub fn user(&self, line: usize) -> User {
         let a = self.arrays();
-        a.lines[at].to_user(&a.nat6)
+        a.lines[line].to_user(&a.nat6)
     }
 
     /// The names of the servers, in the order of `servers.toml`.
@@ -387,21 +461,17 @@ impl Image {
         fn row<T>(name: &'static str, array: &[T]) -> (&'static str, usize, usize) {
             (name, array.len(), size_of_val(array))
         }
-        let lines = || a.lines.iter().enumerate();
-        let is_first = |at: usize| at == 0 || a.lines[at - 1].user() != a.lines[at].user();
-        let users = lines()
-            .filter(|(at, _)| is_first(*at))
-            .map(|(at, line)| (binding::hash(line.user().0, a.users.seed()), at));
-        let owners = lines().filter_map(|(at, line)| {
-            let key = binding::owner_key(line.realm(), line.private()?.octets());
-            Some((binding::hash(key, a.owners.seed()), at))
-        });
+        let places = a.users.places();
+        let held = |lines: &[Line]| lines.iter().filter(|line| !line.is_free()).count();
+        let users = held(&a.lines[..places]);
+        let owned = a.owners.owned();
         Sizes {
             arrays: vec![
-                row("lines", &a.lines),
-                ("users index", a.users.entries(a.lines.len()).unwrap_or(0), a.users.size()),
-                ("owners index", a.owners.entries(a.lines.len()).unwrap_or(0), a.owners.size()),
+                ("lines", self.terminals, size_of_val(&a.lines[..])),
+                ("users' hash", users, a.users.size()),
+                ("owners", owned, a.owners.size()),
                 row("nat6", &a.nat6),
+                row("blocks", &a.blocks),
                 ("tries", 0, a.tries.size()),
                 row("segments", &a.segments),
                 row("prefixes", &a.prefixes),
@@ -416,10 +486,43 @@ impl Image {
                 row("text", &a.text),
             ],
             image_bytes: self.bytes().len(),
-            terminals: a.lines.len(),
-            users: a.users.load(users),
-            owners: a.owners.load(owners),
+            terminals: self.terminals,
+            users: Fill::new(users, places),
+            owners: Fill::new(owned, a.owners.places()),
+            near_bytes: a.users.size(),
+            owner_bytes: a.owners.size(),
         }
+    }
+}
+
+impl Arrays {
+    /// No fewer bytes than their archive has.
+    fn bytes_max(&self) -> usize {
+        fn rows<T: Archive>(array: &[T]) -> usize {
+            array.len() * size_of::<T::Archived>() + align_of::<T::Archived>()
+        }
+        size_of::<ArchivedArrays>()
+            + align_of::<ArchivedArrays>()
+            + self.lines.len() * size_of::<Line>()
+            + self.users.bytes_max()
+            + self.owners.bytes_max()
+            + self.tries.bytes_max()
+            + rows(&self.text)
+            + rows(&self.servers)
+            + rows(&self.prefixes)
+            + rows(&self.gateways)
+            + rows(&self.segments)
+            + rows(&self.realms)
+            + rows(&self.apps)
+            + rows(&self.sources)
+            + rows(&self.blocks)
+            + rows(&self.nat6)
+            + rows(&self.names)
+            + rows(&self.groups)
+            + rows(&self.members)
+            + rows(&self.keys)
+            // What each array may be padded by.
+            + 64 * 32
     }
 }
 
@@ -428,7 +531,7 @@ impl Image {
 /// | offset | bytes | field |
 /// |---|---|---|
 /// | 0 | 8 | magic `PPIMAGE\0` |
-/// | 8 | 4 | format, 1 |
+/// | 8 | 4 | format, 2 |
 /// | 12 | 4 | 0x01020304 |
 /// | 16 | 8 | bytes of the archive |
 /// | 24 | 8 | zero |
@@ -460,9 +563,15 @@ fn check_header(image: &[u8]) -> Result<(), ImageError> {
     if found[..8] != MAGIC {
         return refused("this is no pushplane image; build one with `pushplane tables build`");
     }
+    if found[12..16] != ENDIAN.to_le_bytes() {
+        return refused("the image is of another byte order; build it again with `pushplane tables build`");
+    }
     let format = u32::from_le_bytes([found[8], found[9], found[10], found[11]]);
-    if format != FORMAT || found[12..16] != ENDIAN.to_le_bytes() {
-        return refused(format!("the image has format {format}, this build reads {FORMAT}; build it again"));
+    if format != FORMAT {
+        return refused(format!(
+            "the image has format {format}, this build reads {FORMAT}; build it again from its sources with `pushplane \
+             tables build`"
+        ));
     }
     let expected = header(image);
     if found[16..24] != expected[16..24] {
@@ -482,19 +591,19 @@ impl ArchivedArrays {
         std::str::from_utf8(bytes).unwrap_or_default()
     }
 
-    /// The index of users.
-    #[inline(always)]
-    pub fn users_index(&self) -> &ArchivedIndex {
-        &self.users
-    }
-
     /// The public IPv6 addresses.
     pub fn nat6(&self) -> &[[u8; 16]] {
         &self.nat6
     }
 
-    /// All terminals' lines.
-    pub fn lines(&self) -> &[ArchivedLine] {
+    /// Bytes that longest match takes: prefixes, segments and sources together.
+    pub fn routes_size(&self) -> usize {
+        self.tries.size()
+    }
+
+    /// All lines: a place for each user, some of them free, then the further terminals.
+    #[inline(always)]
+    pub fn lines(&self) -> &[Line] {
         &self.lines
     }
 
@@ -540,12 +649,12 @@ mod tests {
             ArchivedNameRow 24: name 0 push_id 8;
             ArchivedGroupRow 24: group 0 first 16 count 20;
             ArchivedKeyRow 36: id 0 value 4 user 20;
-            ArchivedArrays 312: lines 0 users 16 owners 40 text 64 servers 80 prefixes 96 prefix_root 112
-                gateways 120 segments 136 realms 152 apps 168 sources 184 tries 200 nat6 232 names 248
-                groups 264 members 280 keys 296;
+            ArchivedArrays 376: lines 0 users 16 owners 48 text 112 servers 128 prefixes 144 prefix_root 160
+                gateways 168 segments 184 realms 200 apps 216 sources 232 tries 248 blocks 280 nat6 296 names 312
+                groups 328 members 344 keys 360;
         }
         let image = Image::build(&Rib::default()).unwrap();
         let root = std::ptr::from_ref(image.arrays()).addr() - image.bytes().as_ptr().addr();
-        assert_eq!(root, image.bytes().len() - 312, "the table of arrays is the file's end");
+        assert_eq!(root, image.bytes().len() - 376, "the table of arrays is the file's end");
     }
 }

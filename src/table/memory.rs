@@ -72,6 +72,15 @@ impl Region {
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
     }
 
+    /// Gives up what lies behind the first `len` bytes.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn truncate(&mut self, len: usize) {
+        assert!(len <= self.len);
+        self.len = len;
+    }
+
     /// Whether the kernel took the advice to use huge pages.
     pub fn is_huge(&self) -> bool {
         self.huge

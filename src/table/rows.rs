@@ -1,7 +1,10 @@
 //! The rows of an image for people and scripts: what each table is called, its columns, its cells.
 //! Keys' values are in none of them.
 //!
-//! Cost: the users are read where they lie, one row at a time; all other tables are rows in memory.
+//! Cost: the users are read where they lie, one row at a time, in an order that takes four bytes a terminal; all
+//! other tables are rows in memory.
+
+use std::cell::OnceCell;
 
 use serde_json::{Value, json};
 
@@ -80,12 +83,14 @@ pub struct Rows<'a> {
     pub(super) image: &'a Image,
     /// All but the users.
     pub(super) rib: Rib,
+    /// The users' lines in order, once somebody asks.
+    ordered: OnceCell<Vec<u32>>,
 }
 
 impl<'a> Rows<'a> {
     /// The rows of this image.
     pub fn new(image: &'a Image) -> Self {
-        Self { image, rib: image.to_rib_without_users() }
+        Self { image, rib: image.to_rib_without_users(), ordered: OnceCell::new() }
     }
 
     /// How many a table has.
@@ -96,7 +101,7 @@ impl<'a> Rows<'a> {
             Table::Gateways => rib.gateways.len(),
             Table::Segments => rib.segments.len(),
             Table::Apps => rib.apps.len(),
-            Table::Users => self.image.arrays().lines().len(),
+            Table::Users => self.image.terminals(),
             Table::Names => rib.names.len(),
             Table::Groups => rib.groups.len(),
             Table::Keys => rib.keys.len(),
@@ -106,6 +111,14 @@ impl<'a> Rows<'a> {
     /// Whether a table has none.
     pub fn is_empty(&self, table: Table) -> bool {
         self.len(table) == 0
+    }
+
+    /// A row of the users, in the order of user and device.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub(super) fn user(&self, at: usize) -> User {
+        self.image.user(self.ordered.get_or_init(|| self.image.ordered())[at] as usize)
     }
 
     /// The cells of one row, as many as the table has columns; null where there is nothing.
@@ -160,7 +173,7 @@ impl<'a> Rows<'a> {
                     json!(row.key),
                 ]
             }
-            Table::Users => user(&self.image.user(at)),
+            Table::Users => user(&self.user(at)),
             Table::Names => {
                 let (name, id) = &rib.names[at];
                 vec![json!(name), text(id)]

@@ -30,6 +30,7 @@ use std::path::Path;
 use crate::config::faults::Faults;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::table::Rib;
+use crate::table::users::{Store, Users};
 
 pub use consistency::check_against;
 
@@ -54,6 +55,17 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
+/// As [`Loaded`], the users packed: how a large operator is read.
+#[derive(Debug)]
+pub struct Packed {
+    /// The tables but for the users.
+    pub rib: Rib,
+    /// The users.
+    pub users: Users,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
 /// Reads a directory of table sources.
 ///
 /// # Errors
@@ -61,6 +73,26 @@ pub struct Loaded {
 /// Every fault of every file, in the order of files (by name), lines and columns: the first
 /// thousand, then how many more. A directory that is missing is one fault.
 pub fn load(dir: &Path) -> Result<Loaded, Diagnostics> {
+    let (rib, users, warnings) = read(dir, Vec::new(), &|_| {})?;
+    Ok(Loaded { rib: Rib { users, ..rib }, warnings })
+}
+
+/// As [`load`], the users packed; `progress` is told now and then how many of them were read.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_packed(dir: &Path, progress: &dyn Fn(usize)) -> Result<Packed, Diagnostics> {
+    let (rib, users, warnings) = read(dir, Users::default(), progress)?;
+    Ok(Packed { rib, users, warnings })
+}
+
+/// Reads a directory, its users into this store.
+fn read<S: Store + Sync>(
+    dir: &Path,
+    mut store: S,
+    progress: &dyn Fn(usize),
+) -> Result<(Rib, S, Vec<Diagnostic>), Diagnostics> {
     let mut faults = Faults::default();
     let mut warnings = Faults::default();
     match std::fs::metadata(dir) {
@@ -84,7 +116,8 @@ pub fn load(dir: &Path) -> Result<Loaded, Diagnostics> {
     let gateways = entries::gateways(&gateways, &mut faults);
     let apps = entries::apps(&apps, &keys, &mut faults, &mut warnings);
     let segments = segments::read(&segments, &gateways, &mut faults);
-    let users = users::read(&users, &servers, segments.reach.as_ref(), &mut faults, &mut warnings);
+    let reach = segments.reach.as_ref();
+    users::read(&users, &servers, reach, &mut store, progress, &mut faults, &mut warnings);
     let names = lists::names(&names, servers.homes.as_ref(), &mut faults);
     let groups = lists::groups(&groups, servers.homes.as_ref(), &mut faults);
 
@@ -93,12 +126,12 @@ pub fn load(dir: &Path) -> Result<Loaded, Diagnostics> {
         gateways: gateways.rows,
         segments: segments.rows,
         apps,
-        users,
+        users: Vec::new(),
         names,
         groups,
         keys: keys.rows(),
     };
-    faults.into_result(Loaded { rib, warnings: warnings.into_vec() })
+    faults.into_result((rib, store, warnings.into_vec()))
 }
 
 /// A file that nobody reads because of its name is an empty table by accident.

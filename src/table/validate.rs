@@ -1,13 +1,16 @@
 //! What checked access does not prove: the meaning of an image. After this, a lookup cannot leave an
 //! array, cannot go on for ever, and finds every user and every owner of a private address.
 
-use super::binding::{hash, owner_key};
+use ahash::AHashMap;
+
+use super::binding::{BLOCK_SHIFT, Line, NO_GATEWAY, owner_hash};
 use super::image::{ArchivedArrays, ArchivedText, NO_INDEX};
 use super::lpm::Soundness;
-use crate::id::{PushId, PushPrefix};
+use super::owners::{LINES_MAX, Stands};
+use crate::id::{Endpoint, PushPrefix};
 
-/// Proves an image's meaning, or says what is wrong with it.
-pub(super) fn validate(a: &ArchivedArrays) -> Result<(), String> {
+/// Proves an image's meaning, or says what is wrong with it; how many terminals it has.
+pub(super) fn validate(a: &ArchivedArrays) -> Result<usize, String> {
     rows(a)?;
     tries(a)?;
     orders(a)?;
@@ -85,50 +88,103 @@ fn orders(a: &ArchivedArrays) -> Result<(), String> {
     ensure(a.apps.is_sorted_by(|x, y| x.id < y.id), "applications are out of order")?;
     ensure(a.keys.is_sorted_by(|x, y| x.id < y.id), "keys are out of order")?;
     ensure(a.names.is_sorted_by(|x, y| a.text(&x.name) < a.text(&y.name)), "names are out of order")?;
-    ensure(a.groups.is_sorted_by(|x, y| x.group < y.group), "groups are out of order")?;
-    ensure(
-        a.lines.is_sorted_by(|x, y| (x.user(), x.device()) < (y.user(), y.device())),
-        "two lines are one terminal's, or out of order",
-    )
+    ensure(a.groups.is_sorted_by(|x, y| x.group < y.group), "groups are out of order")
 }
 
-fn bindings(a: &ArchivedArrays) -> Result<(), String> {
-    let lines = &a.lines;
-    let user_entries = a.users.entries(lines.len()).ok_or("the users' index leaves its array")?;
-    let owner_entries = a.owners.entries(lines.len()).ok_or("the owners' index leaves its array")?;
-    let (mut users, mut owners) = (0, 0);
-    for (at, line) in lines.iter().enumerate() {
+/// The users' lines and the way back to them; how many lines are somebody's.
+fn bindings(a: &ArchivedArrays) -> Result<usize, String> {
+    ensure(a.users.is_sound(), "the users' hash leads beyond the lines")?;
+    let places = a.users.places();
+    ensure(places <= a.lines.len(), "the users' hash leads beyond the lines")?;
+    ensure(a.lines.len() <= LINES_MAX, "there are more lines than can be told apart")?;
+    let realms: AHashMap<u32, (u32, u32)> = a
+        .realms
+        .iter()
+        .map(|row| (row.realm.to_native(), (row.root_v4.to_native(), row.root_v6.to_native())))
+        .collect();
+    let gateway = |line: &Line| {
+        let (private, (v4, v6)) = (line.private()?, *realms.get(&line.realm())?);
+        a.lookup(v4, v6, private).filter(|gateway| *gateway < u32::from(NO_GATEWAY))
+    };
+    let blocks = places.div_ceil(1 << BLOCK_SHIFT);
+    ensure(a.blocks.len() == blocks, "further lines are not where their blocks say")?;
+    let bindings = a.bindings();
+    // How many further lines were seen, of a user each.
+    let (mut next, mut held) = (0, 0);
+    for (place, line) in a.lines[..places].iter().enumerate() {
+        let block = &a.blocks[place >> BLOCK_SHIFT];
+        if place.is_multiple_of(1 << BLOCK_SHIFT) {
+            ensure(block.to_native() as usize == next, "further lines are not where their blocks say")?;
+        }
+        if line.is_free() {
+            ensure(*line == Line::default(), "a place is nobody's and not empty")?;
+            continue;
+        }
+        held += 1;
         ensure(line.is_sound(a.nat6.len()), "a line's flags contradict each other")?;
-        let user = line.user();
-        let is_first = at == 0 || lines[at - 1].user() != user;
-        let more = lines.get(at + 1).is_some_and(|next| next.user() == user);
-        ensure(line.has_more() == more, "a user's lines do not stand together")?;
-        if is_first {
-            users += 1;
-            ensure(a.find(user) == Some(at), "a user is not found")?;
+        ensure(line.gateway() == gateway(line), "a line's gateway is not that of its segment")?;
+        ensure(bindings.places.place(bindings.hash(line.user())) == place, "a user is not found")?;
+        if !line.has_more() {
+            continue;
         }
-        if let Some(private) = line.private() {
-            owners += 1;
-            let hash = hash(owner_key(line.realm(), private.octets()), a.owners.seed());
-            let same = |found: &usize| {
-                lines[*found].realm() == line.realm() && lines[*found].private() == Some(private)
-            };
-            ensure(a.owners.candidates(hash).filter(same).eq([at]), "a private address has not one owner")?;
+        let further = bindings.further(line, place);
+        let begins = block.to_native() as usize + line.further() == next;
+        ensure(begins && !further.is_empty(), "a user's further lines do not stand together")?;
+        next += further.len();
+        let mut device = line.device();
+        for line in further {
+            ensure(line.is_sound(a.nat6.len()), "a line's flags contradict each other")?;
+            ensure(line.gateway() == gateway(line), "a line's gateway is not that of its segment")?;
+            let after = a.lines[place].user() == line.user() && device < line.device();
+            ensure(after, "two lines are one terminal's, or out of order")?;
+            device = line.device();
         }
     }
-    ensure(users == user_entries && owners == owner_entries, "an index has entries that belong to nobody")
+    ensure(places + next == a.lines.len(), "there are lines of nobody")?;
+    owners(a)?;
+    Ok(held + next)
 }
 
-impl ArchivedArrays {
-    /// The first line of a user.
-    #[inline]
-    pub fn find(&self, user: PushId) -> Option<usize> {
-        self.find_hashed(user, hash(user.0, self.users.seed()))
-    }
+/// How many lines are looked at at once: what they need is brought near together.
+const BATCH: usize = 64;
 
-    /// As [`ArchivedArrays::find`], the hash known.
-    #[inline]
-    pub fn find_hashed(&self, user: PushId, hash: u64) -> Option<usize> {
-        self.users.find(hash, |line| self.lines[line].user() == user)
+/// That every private address leads to the lines that have it, and to no other.
+fn owners(a: &ArchivedArrays) -> Result<(), String> {
+    const FAULT: &str = "a private address has not one owner";
+    let place = |line: &Line| {
+        let address = (line.realm(), line.private()?.octets());
+        Some(a.owners.place(owner_hash(address, a.owners.seed())))
+    };
+    let lists = a.owners.lists();
+    let all_alone = a.owners.alone(&lists).ok_or("the owners' index leaves its arrays")?;
+    let (mut alone, mut listed) = (0, 0);
+    for (first, lines) in (0..).step_by(BATCH).zip(a.lines.chunks(BATCH)) {
+        let mut owned = [None; BATCH];
+        for (owned, line) in owned.iter_mut().zip(lines) {
+            *owned = place(line);
+            owned.iter().for_each(|place| a.owners.prefetch(*place));
+        }
+        for (at, place) in (first..).zip(owned) {
+            match place.map(|place| a.owners.at(place)) {
+                None => {}
+                Some(Stands::Line(line)) if line == at => alone += 1,
+                Some(Stands::List(_)) => listed += 1,
+                Some(_) => return Err(FAULT.to_owned()),
+            }
+        }
     }
+    // Each line has one place, so as many lines as places means: each place one line.
+    ensure(alone == all_alone && listed == a.owners.listed(), FAULT)?;
+    for (first, at) in lists {
+        let mut before: Option<&Line> = None;
+        for line in a.owners.list(first) {
+            let line = a.lines.get(line).filter(|line| place(line) == Some(at)).ok_or(FAULT)?;
+            let address = |line: &Line| (line.realm(), line.private().map(Endpoint::octets));
+            let port = |line: &Line| line.private().map(Endpoint::port);
+            let after = |before: &Line| address(before) == address(line) && port(before) < port(line);
+            ensure(before.is_none_or(after), FAULT)?;
+            before = Some(line);
+        }
+    }
+    Ok(())
 }

@@ -148,10 +148,19 @@ fn size_says_what_tables_take() {
         size["tables"].as_array().unwrap().iter().map(|row| row["bytes"].as_u64().unwrap()).sum();
     assert!(tables <= of("image_bytes") && of("image_bytes") < tables + 1024, "{size}");
     assert!(of("serving_bytes") > of("image_bytes") && of("swap_bytes") == 2 * of("serving_bytes"));
-    assert!((0.5..=0.76).contains(&size["users_index"]["load_factor"].as_f64().unwrap()), "{size}");
-    assert!((2.0..2.2).contains(&size["cache_lines_a_lookup"].as_f64().unwrap()), "{size}");
+    // What the README promises.
+    assert_eq!(of("cache_lines_a_lookup"), 1);
+    for table in ["users", "owners"] {
+        let load = size[table]["load_factor"].as_f64().unwrap();
+        assert!((0.98..=1.0).contains(&load), "{table}: {size}");
+    }
+    let bytes_a_user = size["bytes_a_user"].as_f64().unwrap();
+    assert!((64.0..72.0).contains(&bytes_a_user), "{size}");
+    assert!(of("near_bytes") * 10 < 4 * size["users"]["entries"].as_u64().unwrap(), "{size}");
     let text = folder.run("tables size op.ppt");
-    for words in ["bytes a terminal", "in a server that serves them", "% full", "cache lines a lookup"] {
+    for words in
+        ["bytes a terminal", "in a server that serves them", "% full", "bytes a user", "cache line of memory"]
+    {
         assert!(text.ok().contains(words), "{}", text.out);
     }
 }
@@ -242,7 +251,10 @@ fn what_is_no_table_is_refused() {
     for (file, words) in [
         ("damaged.ppt", "the image's checksum is wrong: it is damaged"),
         ("short.ppt", "shorter or longer than its header says"),
-        ("newer.ppt", "the image has format 9, this build reads 1"),
+        (
+            "newer.ppt",
+            "the image has format 9, this build reads 2; build it again from its sources with `pushplane tables build`",
+        ),
         ("empty.ppt", "expected an image of at least 64 bytes, found 0"),
         ("text.ppt", "this is no pushplane image"),
         ("absent.ppt", "expected an image or a directory of table sources, found none"),

@@ -83,7 +83,7 @@ fn a_row_that_registered_under_another_device_is_one_terminal() {
     let push = push(user::PLAIN);
     let copies = to(&mut lab, &push);
     assert_eq!(copies.len(), 1);
-    let here = lab.tables.terminals(user)[0].private().unwrap();
+    let here = lab.tables.terminals(user).next().unwrap().private().unwrap();
     writer.bind(private(user, 9, &here.to_string()));
     assert_eq!(to(&mut lab, &push.clone()), copies);
     writer.bind(private(user, 9, &here.with_port(here.port() + 1).to_string()));

@@ -45,9 +45,9 @@ fn of(
     policy: Policy,
     limits: Limits,
 ) -> Result<(Place, World), Stop> {
-    let mut opened = common::open(path)?;
+    let opened = common::open(path)?;
     common::warn(&opened.warnings);
-    let owners = choice.as_push.then(|| Owners::new(opened.rib()));
+    let owners = choice.as_push.then(|| Owners::new(&opened.image.to_rib()));
     let Opened { image, .. } = opened;
     let app = choice.app.unwrap_or_else(|| first_app(&image));
     let place = Place::new(image, path, name, policy, limits)?;

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use pushplane::table::binding::Load;
-use pushplane::table::{Sizes, Tables};
+use pushplane::table::{Fill, Sizes, Tables};
 
 use crate::{Stop, common};
 
@@ -31,9 +30,11 @@ struct Answer {
     bytes_a_terminal: f64,
     serving_bytes: usize,
     swap_bytes: usize,
-    users_index: Load,
-    owners_index: Load,
-    cache_lines_a_lookup: f64,
+    users: Fill,
+    owners: Fill,
+    bytes_a_user: f64,
+    near_bytes: usize,
+    cache_lines_a_lookup: usize,
 }
 
 #[derive(serde::Serialize)]
@@ -45,7 +46,9 @@ struct Row {
 
 pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     let image = common::open_tables(&args.tables)?;
-    let Sizes { arrays, image_bytes, terminals, users, owners } = image.sizes();
+    let sizes = image.sizes();
+    let bytes_a_user = sizes.bytes_a_user();
+    let Sizes { arrays, image_bytes, terminals, users, owners, near_bytes, .. } = sizes;
     let serving_bytes = Tables::new(image, 1, "", None).bytes();
     let answer = Answer {
         tables: arrays.into_iter().map(|(table, rows, bytes)| Row { table, rows, bytes }).collect(),
@@ -54,10 +57,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         bytes_a_terminal: image_bytes as f64 / terminals.max(1) as f64,
         serving_bytes,
         swap_bytes: 2 * serving_bytes,
-        users_index: users,
-        owners_index: owners,
-        // The index, then the terminal's line.
-        cache_lines_a_lookup: users.buckets_a_hit + 1.0,
+        users,
+        owners,
+        bytes_a_user,
+        near_bytes,
+        cache_lines_a_lookup: Sizes::LINES_A_LOOKUP,
     };
     if args.json {
         return common::print_json(&answer);
@@ -75,16 +79,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         writeln!(out, "{:.1} bytes a terminal", answer.bytes_a_terminal)?;
         writeln!(out, "{} bytes in a server that serves them", grouped(serving_bytes))?;
         writeln!(out, "{} bytes while it replaces them by tables as large", grouped(answer.swap_bytes))?;
-        for (index, load) in [("users", &users), ("owners", &owners)] {
-            writeln!(
-                out,
-                "{index} index: {:.0} % full; {:.2} cache lines a lookup, {:.2} of what is not there, at most {}",
-                load.load_factor * 100.0,
-                load.buckets_a_hit,
-                load.buckets_a_miss,
-                load.buckets_max
-            )?;
+        for (what, fill) in [("users", &users), ("private addresses", &owners)] {
+            let (entries, places) = (grouped(fill.entries), grouped(fill.places));
+            writeln!(out, "{entries} {what} in {places} places, {:.1} % full", fill.load_factor * 100.0)?;
         }
-        writeln!(out, "{:.2} cache lines from a Push ID to its terminal", answer.cache_lines_a_lookup)
+        writeln!(
+            out,
+            "{:.1} bytes a user with one terminal, the way back from its address included",
+            answer.bytes_a_user
+        )?;
+        writeln!(
+            out,
+            "{} cache line of memory from a Push ID to its terminal, whether there is one or not; \
+             {:.0} KiB that tell which are to stay in a near cache",
+            answer.cache_lines_a_lookup,
+            answer.near_bytes as f64 / 1024.0
+        )
     })
 }

@@ -150,7 +150,7 @@ impl Engine {
             lines().filter_map(|(at, line)| Some((line.imsi()?.to_tbcd(), at))).collect();
         imsis.sort_unstable();
         self.feed.imsis = imsis.into_iter().map(|(_, at)| at).collect();
-        let net = |(at, line): (u32, &crate::table::binding::ArchivedLine)| {
+        let net = |(at, line): (u32, &crate::table::binding::Line)| {
             let private = line.private().filter(|private| !private.is_ipv4())?;
             let prefix = *private.octets().first_chunk()?;
             Some((line.realm(), prefix, at))

@@ -4,16 +4,22 @@ use crate::config::faults::Faults;
 use crate::config::{Config, Places};
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::table::Rib;
-use crate::table::rib::Tunnel;
+use crate::table::rib::{Tunnel, User};
 
-/// Holds a configuration against the tables that it is to serve; warnings on success.
+/// Holds a configuration against the tables that it is to serve; warnings on success. `users` stand for those of
+/// `rib`.
 ///
 /// # Errors
 ///
 /// At the place of the configuration's value that disagrees: a name that is no `[[server]]`; an
 /// address family that a server, a gateway or a segment needs and no `listen` address has; a user
 /// of this server whose `serving` is this server.
-pub fn check_against(config: &Config, places: &Places, rib: &Rib) -> Result<Vec<Diagnostic>, Diagnostics> {
+pub fn check_against(
+    config: &Config,
+    places: &Places,
+    rib: &Rib,
+    users: impl Iterator<Item = User>,
+) -> Result<Vec<Diagnostic>, Diagnostics> {
     let mut faults = Faults::default();
     let mut warnings = Faults::default();
     let own = rib.servers.iter().position(|server| server.name == config.name);
@@ -29,20 +35,20 @@ pub fn check_against(config: &Config, places: &Places, rib: &Rib) -> Result<Vec<
             ),
         ));
     }
-    families(config, places, rib, &mut faults, &mut warnings);
-    if let Some(own) = own.and_then(|own| rib.servers.get(own)) {
-        if !config.listen.contains(&own.address) {
-            warnings.push(places.fault(
-                places.listen,
-                format!(
-                    "listen: servers.toml says that {:?} is at {}, where nothing listens here; right only behind an \
-                     address translation",
-                    own.name, own.address
-                ),
-            ));
-        }
-        served_by_home(config, places, rib, &mut faults);
+    families(config, places, rib, &mut faults);
+    if let Some(own) = own.and_then(|own| rib.servers.get(own))
+        && !config.listen.contains(&own.address)
+    {
+        warnings.push(places.fault(
+            places.listen,
+            format!(
+                "listen: servers.toml says that {:?} is at {}, where nothing listens here; right only behind an \
+                 address translation",
+                own.name, own.address
+            ),
+        ));
     }
+    each_user(config, places, rib, users, &mut faults, &mut warnings);
     for (realm, place) in &places.radius_realms {
         if !rib.segments.iter().any(|segment| segment.realm == *realm) {
             let sentence = format!(
@@ -61,7 +67,7 @@ pub fn check_against(config: &Config, places: &Places, rib: &Rib) -> Result<Vec<
     faults.into_result(()).map(|()| warnings.into_vec())
 }
 
-fn families(config: &Config, places: &Places, rib: &Rib, faults: &mut Faults, warnings: &mut Faults) {
+fn families(config: &Config, places: &Places, rib: &Rib, faults: &mut Faults) {
     for ipv4 in [true, false] {
         if config.listen.iter().any(|listen| listen.is_ipv4() == ipv4) {
             continue;
@@ -101,19 +107,18 @@ fn families(config: &Config, places: &Places, rib: &Rib, faults: &mut Faults, wa
                 format!("listen: expected an {family} address, which {needs} needs, found none; add one like \"{example}\""),
             ));
         }
-        if let Some(user) = rib.users.iter().find(|user| user.nat.is_some_and(|nat| nat.is_ipv4() == ipv4)) {
-            warnings.push(places.fault(
-                places.listen,
-                format!(
-                    "listen: user {} has an {family} nat address, and no {family} address listens; add one",
-                    user.push_id
-                ),
-            ));
-        }
     }
 }
 
-fn served_by_home(config: &Config, places: &Places, rib: &Rib, faults: &mut Faults) {
+/// What rows of users.csv need that this server has not, or say of it that cannot be.
+fn each_user(
+    config: &Config,
+    places: &Places,
+    rib: &Rib,
+    users: impl Iterator<Item = User>,
+    faults: &mut Faults,
+    warnings: &mut Faults,
+) {
     let home = |id| {
         rib.servers
             .iter()
@@ -122,16 +127,26 @@ fn served_by_home(config: &Config, places: &Places, rib: &Rib, faults: &mut Faul
             .max_by_key(|(prefix, _)| prefix.len())
             .map(|(_, server)| server)
     };
-    for user in &rib.users {
-        if let Some(serving) = user.serving.filter(|serving| config.listen.contains(serving))
-            && home(user.push_id).is_some_and(|server| server.name == config.name)
+    // Families that an address translation needs, told once each.
+    let mut listens = [false, true].map(|ipv4| config.listen.iter().any(|own| own.is_ipv4() == ipv4));
+    for User { push_id, nat, serving, .. } in users {
+        if let Some(nat) = nat
+            && !std::mem::replace(&mut listens[usize::from(nat.is_ipv4())], true)
+        {
+            let family = if nat.is_ipv4() { "IPv4" } else { "IPv6" };
+            warnings.push(places.fault(
+                places.listen,
+                format!("listen: user {push_id} has an {family} nat address, and no {family} address listens; add one"),
+            ));
+        }
+        if let Some(serving) = serving.filter(|serving| config.listen.contains(serving))
+            && home(push_id).is_some_and(|server| server.name == config.name)
         {
             faults.push(places.fault(
                 places.listen,
                 format!(
-                    "listen: user {} of this server has serving = {serving} in users.csv, which is this server itself; \
-                     correct the row",
-                    user.push_id
+                    "listen: user {push_id} of this server has serving = {serving} in users.csv, which is this server \
+                     itself; correct the row"
                 ),
             ));
         }

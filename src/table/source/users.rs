@@ -1,7 +1,6 @@
 //! `users.csv`: the one table that may have ten million rows. A row is parsed from the line's
 //! buffer without allocation; what concerns several rows is asked afterwards, all questions at once.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -17,6 +16,7 @@ use crate::config::faults::Faults;
 use crate::diagnostic::Diagnostic;
 use crate::id::{Endpoint, Imsi, PushId};
 use crate::table::rib::User;
+use crate::table::users::Store;
 
 const COLUMNS: &[Column] = &[
     Column { name: "push_id", required: true },
@@ -45,6 +45,9 @@ const BEARERS_MAX: u64 = 15;
 /// Rows after which the file's size says how many there will be.
 const SAMPLE: usize = 1000;
 
+/// Rows after which progress is told.
+const TOLD: usize = 1 << 20;
+
 /// What the rows of the table are held against.
 struct Context<'c> {
     servers: &'c Servers,
@@ -54,18 +57,19 @@ struct Context<'c> {
     strangers: AHashSet<Endpoint>,
 }
 
-/// Reads `users.csv`.
-pub(super) fn read(
+/// Reads `users.csv` into a store.
+pub(super) fn read<S: Store + Sync>(
     path: &Path,
     servers: &Servers,
     reach: Option<&Reach>,
+    users: &mut S,
+    progress: &dyn Fn(usize),
     faults: &mut Faults,
     warnings: &mut Faults,
-) -> Vec<User> {
-    let Some(mut rows) = Rows::open(path, COLUMNS, faults) else { return Vec::new() };
+) {
+    let Some(mut rows) = Rows::open(path, COLUMNS, faults) else { return };
     let addresses = servers.rows.iter().map(|server| server.address).collect();
     let mut context = Context { servers, reach, addresses, strangers: AHashSet::new() };
-    let mut users: Vec<User> = Vec::new();
     let mut lines = Lines::default();
     loop {
         match rows.next(faults) {
@@ -83,9 +87,11 @@ pub(super) fn read(
             let more = rows.remaining_estimate(std::fs::metadata(path).map_or(0, |metadata| metadata.len()));
             users.reserve(more + more / 20);
         }
+        if users.len().is_multiple_of(TOLD) {
+            progress(users.len());
+        }
     }
-    across_rows(path, &users, &lines, faults, warnings);
-    users
+    across_rows(path, users, &lines, faults, warnings);
 }
 
 /// A row. `None` when it does not say whose it is; else what is wrong in it has been told, and it
@@ -231,22 +237,35 @@ fn serving_alone(
 }
 
 /// What concerns several rows.
-fn across_rows(path: &Path, users: &[User], lines: &Lines, faults: &mut Faults, warnings: &mut Faults) {
-    let other_user = |later: usize, earlier: usize| users[later].push_id != users[earlier].push_id;
-    let private = |row: usize| users[row].private.map(|private| (users[row].realm, private));
+fn across_rows<S: Store + Sync>(
+    path: &Path,
+    users: &S,
+    lines: &Lines,
+    faults: &mut Faults,
+    warnings: &mut Faults,
+) {
+    let user = |row: usize| users.get(row);
+    let other_user = |later: usize, earlier: usize| user(later).push_id != user(earlier).push_id;
+    let private = |row: usize| {
+        let row = user(row);
+        row.private.map(|private| (row.realm, private))
+    };
     let [devices, privates, nats, shared] = std::thread::scope(|scope| {
         // Two at a time: each takes 8 bytes a row.
         let first = scope.spawn(|| {
-            let devices =
-                clashes(users.len(), |row| Some((users[row].push_id, users[row].device)), |_, _| true);
-            (devices, clashes(users.len(), |row| users[row].nat, other_user))
+            let device = |row| {
+                let row = user(row);
+                Some((row.push_id, row.device))
+            };
+            let devices = clashes(users.len(), device, |_, _| true);
+            (devices, clashes(users.len(), |row| user(row).nat, other_user))
         });
         let privates = clashes(users.len(), private, |_, _| true);
         // Rows that agree in the port, too, are faults already.
         let shared = clashes(
             users.len(),
             |row| private(row).map(|(realm, private)| (realm, private.octets())),
-            |later, earlier| other_user(later, earlier) && users[later].private != users[earlier].private,
+            |later, earlier| other_user(later, earlier) && user(later).private != user(earlier).private,
         );
         match first.join() {
             Ok((devices, nats)) => [devices, privates, nats, shared],
@@ -255,21 +274,21 @@ fn across_rows(path: &Path, users: &[User], lines: &Lines, faults: &mut Faults, 
     });
     let mut told = Told { path, lines, at: Vec::new() };
     told.add(devices, PUSH_ID, faults, |row| {
-        let User { push_id, device, .. } = &users[row];
+        let User { push_id, device, .. } = user(row);
         (
             format!("push_id: the user {push_id} with device {device} is already"),
             "give each terminal a device number of its own",
         )
     });
     told.add(privates, PRIVATE, faults, |row| {
-        let private = users[row].private.unwrap_or(Endpoint::NONE);
+        let (realm, private) = private(row).unwrap_or((0, Endpoint::NONE));
         (
-            format!("private: {private} in realm {} is already", users[row].realm),
+            format!("private: {private} in realm {realm} is already"),
             "an address belongs to one terminal, correct one of the two",
         )
     });
     told.add(nats, NAT, faults, |row| {
-        let nat = users[row].nat.unwrap_or(Endpoint::NONE);
+        let nat = user(row).nat.unwrap_or(Endpoint::NONE);
         (
             format!("nat: {nat} is already another user's,"),
             "a public address and port belongs to one user, correct one of the two",
@@ -277,11 +296,11 @@ fn across_rows(path: &Path, users: &[User], lines: &Lines, faults: &mut Faults, 
     });
     let warned = told.at.len();
     told.add(shared, PRIVATE, warnings, |row| {
-        let ip = users[row].private.map_or(IpAddr::from([0; 4]), Endpoint::ip);
+        let (realm, private) = private(row).unwrap_or((0, Endpoint::NONE));
         (
             format!(
-                "private: {ip} in realm {} is already, with another port, another user's,",
-                users[row].realm
+                "private: {} in realm {realm} is already, with another port, another user's,",
+                private.ip()
             ),
             "the first to register takes it from the other",
         )

@@ -10,7 +10,7 @@ use pushplane::config::Limits;
 use pushplane::id::{Endpoint, PushId, PushPrefix};
 use pushplane::table::generate::{Generate, generate};
 use pushplane::table::rib::{Segment, Tunnel};
-use pushplane::table::{Rib, source};
+use pushplane::table::{Image, Rib, source};
 
 use crate::{Stop, common};
 
@@ -66,7 +66,7 @@ impl Operator {
             }
         }
         rib.segments.extend(segments(size.users, rib.gateways.len() as u32));
-        let image = common::build(&sources, &rib)?;
+        let image = Image::build(&rib).map_err(|error| common::fault(&sources, error))?;
         let path = folder.join("bench.ppt");
         image.write(&path).map_err(|error| Stop::file(&path, error))?;
         let config = folder.join("pushplane.toml");
