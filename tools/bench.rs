@@ -2,6 +2,7 @@
 
 mod forward;
 mod host;
+mod lookup;
 mod plot;
 mod register;
 mod replay;
@@ -14,6 +15,7 @@ use crate::Stop;
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Forward(forward::Args),
+    Lookup(Box<lookup::Args>),
     Register(register::Args),
     Replay(replay::Args),
 }
@@ -21,6 +23,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command) -> Result<(), Stop> {
     match command {
         Command::Forward(args) => forward::run(args),
+        Command::Lookup(args) => lookup::run(args),
         Command::Register(args) => register::run(args),
         Command::Replay(args) => replay::run(args),
     }
