@@ -20,7 +20,7 @@ pub mod source;
 mod validate;
 pub mod write;
 
-pub use change::{Binding, Change};
+pub use change::{Binding, Change, Owed, Parting};
 pub use generation::{AppView, GatewayView, Tables};
 pub use image::{ArchivedArrays, Image, ImageError, Sizes};
 pub use live::{Live, LiveBindings, LiveWriter};

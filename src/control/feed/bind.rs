@@ -218,8 +218,8 @@ impl Engine {
         }
         let former = self.serving_now(tables, user, device, now);
         self.end_assigned(tables, &binding, Some(device), now, out);
-        self.commit(tables, Change::Assign { binding, heard_ms }, now, out);
         self.moved(tables, &binding, former, now, out);
+        self.commit(tables, Change::Assign { binding, heard_ms }, now, out);
         Ok(())
     }
 
