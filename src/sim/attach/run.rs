@@ -238,6 +238,10 @@ impl World {
         if let Some(device) = device {
             letter.options.push((option::DEVICE, vec![device]));
         }
+        if self.rng.random_bool(0.05) && !self.is_healed {
+            // As if it had passed its home: it must not pass anything more.
+            letter.flags |= flag::ROAMED;
+        }
         let mut sign = None;
         if self.rng.random_bool(0.2) {
             letter.app = SIGNED_APP;

@@ -1,6 +1,6 @@
 //! The world: servers, networks, terminals and application servers on virtual time, one event after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
@@ -83,6 +83,14 @@ pub(super) struct Pushed {
     pub(super) rejects: Vec<Reason>,
 }
 
+/// How a message came to a server.
+#[derive(Default)]
+struct Heard {
+    from: BTreeSet<Endpoint>,
+    /// Each time marked as ROAMED.
+    is_roamed: bool,
+}
+
 /// Everything. Every check that fails panics with the seed and what led there.
 pub(super) struct World {
     pub(super) seed: u64,
@@ -102,6 +110,8 @@ pub(super) struct World {
     pub(super) links: Links,
     pub(super) agenda: Agenda<Event>,
     pub(super) pushed: BTreeMap<u64, Pushed>,
+    /// By server, whom it is for and its identifier: how a message came to a server.
+    heard: BTreeMap<(usize, PushId, u64), Heard>,
     pub(super) trace: Trace,
     pub(super) tally: super::Summary,
     digest: Xxh3,
@@ -133,9 +143,11 @@ impl World {
             Node::new(rng.random(), skew_ms)
         });
         let nodes = nodes.collect();
+        // Clocks that are off are set at times, too.
+        let apart_ms = if options.skew_ms == 0 { 0 } else { 2 * options.skew_ms.unsigned_abs() + 1000 };
         Self {
             seed,
-            witness: Witness::new(&operator.sites, 2 * options.skew_ms.unsigned_abs() + 1000),
+            witness: Witness::new(&operator.sites, apart_ms),
             is_healed: false,
             has_moved: false,
             links: Links { faults: options.links, counters: LinkCounters::default() },
@@ -149,6 +161,7 @@ impl World {
             phones,
             agenda: Agenda::default(),
             pushed: BTreeMap::new(),
+            heard: BTreeMap::new(),
             trace: Trace::default(),
             tally: super::Summary::default(),
             digest: Xxh3::new(),
@@ -314,10 +327,17 @@ impl World {
             Some(head) => head.destination.0 as u32 as usize % self.options.shards,
             None => 0,
         };
-        let Some(life) = &mut self.nodes[site].life else {
+        if self.nodes[site].life.is_none() {
             self.links.counters.nobody += 1;
             return;
-        };
+        }
+        if let Some(head) = Letter::head(&datagram.bytes).filter(|head| head.kind == kind::PUSH) {
+            let heard = self.heard.entry((site, head.destination, head.message)).or_default();
+            heard.from.insert(datagram.from);
+            // Of copies that came different ways one may go on.
+            heard.is_roamed = head.has(flag::ROAMED) && (heard.is_roamed || heard.from.len() == 1);
+        }
+        let Some(life) = &mut self.nodes[site].life else { return };
         let waiting = Waiting { bytes: datagram.bytes, from: datagram.from, listener };
         if life.dataplane.shards[shard].port_mut().arrive(waiting) {
             self.links.counters.delivered += 1;
@@ -586,6 +606,9 @@ impl World {
         decided: Now,
     ) {
         let is_server = self.server_at(to).is_some();
+        if is_server {
+            self.check_horizon(site, letter, to);
+        }
         if is_server && !letter.has(flag::ROAMED) {
             return;
         }
@@ -606,6 +629,18 @@ impl World {
             self.fail(&what, &[letter.destination]);
         }
         self.tally.led += 1;
+    }
+
+    /// No message goes back to the server it came from (ruling 33), and one that was marked as ROAMED before it came
+    /// goes to no other (step 4).
+    fn check_horizon(&self, site: usize, letter: &Letter, to: Endpoint) {
+        let heard = self.heard.get(&(site, letter.destination, letter.message));
+        let is_back = heard.is_some_and(|heard| heard.from.iter().all(|from| *from == to));
+        let goes_on = heard.is_some_and(|heard| heard.is_roamed);
+        if is_back || goes_on {
+            let what = format!("server {site} sends on to {to} what has come the whole way: {letter:?}");
+            self.fail(&what, &[letter.destination]);
+        }
     }
 
     /// The clock of somebody who is not a server.
