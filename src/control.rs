@@ -22,13 +22,14 @@
 //! | [`store`], [`lend`], [`group`] | the state: what [`Change`]s make of it, whoever brings them |
 //! | [`timer`], [`expire`] | what ends by itself |
 //! | [`register`], [`release`], [`permit`] | who is where, and who may say so |
-//! | [`roam`], [`relay`] | users of other servers here, own users there |
+//! | [`roam`], [`relay`], [`debt`] | users of other servers here, own users there |
 //! | [`spread`] | a PUSH for a group: who gets a copy, and what its sender is told |
 //! | [`feed`] | what the network itself says of who is where: RADIUS accounting |
 //! | [`name`], [`introduce`], [`deliver`] | RESOLVE, INTRODUCE, and the way to a terminal |
 //! | [`answer`] | the datagrams |
 
 mod answer;
+mod debt;
 mod deliver;
 mod expire;
 mod feed;
@@ -68,7 +69,7 @@ use crate::clock::Now;
 use crate::config::{Limits, Policy};
 use crate::id::{Endpoint, PushId};
 use crate::reason::Reason;
-use crate::table::{Binding, Change, Tables};
+use crate::table::{Binding, Change, Owed, Tables};
 use crate::wire::prp::auth::SKEW_MS;
 use crate::wire::prp::{Header, Kind, Message, parse};
 
@@ -190,6 +191,8 @@ pub struct Engine {
     /// What was released, when that was sent, and the timer that forgets it.
     released: Kept<Nothing, (u64, Option<TimerId>)>,
     relays: Relays,
+    /// RELEASEs without an answer yet.
+    owed: Kept<Owed, ()>,
     feed: Feed,
     /// Places of the store: bindings that end, ended ones that are forgotten.
     expiry: Wheel<u32>,
@@ -212,6 +215,7 @@ impl Engine {
             groups: Groups::new(),
             released: Kept::default(),
             relays: Relays::new(&hasher),
+            owed: Kept::default(),
             feed: Feed::new(site.limits.sessions, &hasher),
             expiry: Wheel::default(),
             loan_expiry: Wheel::default(),
@@ -330,6 +334,8 @@ impl Engine {
                     self.feed.expiry.cancel(timer);
                 }
             }
+            Change::Owe(owed) => drop(self.owed.insert(owed, ())),
+            Change::Settle(ref owed) => drop(self.owed.remove(owed)),
         }
         None
     }
@@ -443,6 +449,7 @@ impl Engine {
         self.groups.begin_cut();
         self.released.begin_cut();
         self.feed.sessions.begin_cut();
+        self.owed.begin_cut();
     }
 
     /// The next part of the state as it was at the cut: at most so many bindings, or half as many lent Push IDs,
@@ -454,7 +461,9 @@ impl Engine {
         let part = part.or_else(|| self.loans.cut_some(others));
         let part = part.or_else(|| self.groups.cut_some(others));
         let part = part.or_else(|| Some(self.released.cut_some(others)?.iter().map(released).collect()));
-        part.or_else(|| self.feed.sessions.cut_some(others))
+        let part = part.or_else(|| self.feed.sessions.cut_some(others));
+        let owe = |(owed, ()): (Owed, ())| Change::Owe(owed);
+        part.or_else(|| Some(self.owed.cut_some(others)?.into_iter().map(owe).collect()))
     }
 
     /// Gives the cut up.
@@ -464,12 +473,14 @@ impl Engine {
         self.groups.end_cut();
         self.released.end_cut();
         self.feed.sessions.end_cut();
+        self.owed.end_cut();
     }
 
     fn changes_of_the_rest(&self) -> impl Iterator<Item = Change> + '_ {
         let released = self.released.iter().map(|(key, (heard_ms, _))| released(*key, *heard_ms));
         let rest = self.loans.changes().chain(self.groups.changes()).chain(released);
-        rest.chain(self.feed.sessions.changes())
+        let owed = self.owed.iter().map(|(owed, ())| Change::Owe(*owed));
+        rest.chain(self.feed.sessions.changes()).chain(owed)
     }
 
     /// How much it holds.

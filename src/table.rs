@@ -25,7 +25,7 @@ pub mod users;
 mod validate;
 pub mod write;
 
-pub use change::{Binding, Change};
+pub use change::{Binding, Change, Owed, Parting};
 pub use generation::{AppView, GatewayView, Segments, Tables};
 pub use image::{ArchivedArrays, Fill, Image, ImageError, Sizes};
 pub use live::{Live, LiveBindings, LiveWriter};

@@ -1,5 +1,32 @@
 //! The world of `pushplane::sim::attach`: terminals that come, register, roam, release and go, servers that crash and
 //! come back, from thousands of seeds; and that it notices what it is there to notice.
+//!
+//! Faults that were put into the code one at a time, and how many of the first 1500 to 2000 seeds noticed each:
+//!
+//! | fault | seeds |
+//! |---|---|
+//! | answers leave before the commit | 1000 |
+//! | an end of a binding does not reach the live tables | 1300 |
+//! | RELEASE is answered and ends nothing | 25 |
+//! | RELEASE of nothing is not remembered | 3 |
+//! | an older REGISTER takes the place of a newer one | 40 |
+//! | an address is taken back by who signed before its new owner | 9 |
+//! | an address is taken back by who waited for its home meanwhile | 6 |
+//! | a binding leads on when its validity is over, until it is cleared | 15 |
+//! | a former serving server is not told | 1 |
+//! | what was ROAMED is forwarded again | 500 |
+//! | a message goes back to the server it came from | 1070 |
+//! | a signed message counts as often as it comes | 300 |
+//! | ends are not replayed from the journal | 2 |
+//! | a snapshot leaves out what has ended | 15 |
+//! | REGISTER from an address that the network gave to somebody else is accepted | 9 |
+//! | an accounting Start takes the address from nobody | 310 |
+//! | an accounting Stop ends nothing | 390 |
+//!
+//! Not noticed, each for itself, are: a row of users.csv that is not held against the owner of its address, and a
+//! REGISTER that does not end the bindings of others before it takes their address (the live tables and the engine
+//! each see to it, and with both out of the way it is noticed); a home that is not told that a visitor left, that is told a repetition as if it were new, or is not
+//! told again what holds. `tests/control` has tests of these.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;

@@ -42,6 +42,7 @@ impl Engine {
         for key in released {
             self.arm_released(key, now);
         }
+        self.resume_debts(tables, now, out);
         self.feed_restored(tables, now, out);
     }
 

@@ -13,7 +13,8 @@
 //! last one stops, or one with 3GPP-Session-Stop-Indicator.
 //!
 //! *When.* By Event-Timestamp, else by arrival less Acct-Delay-Time. What is older than what is known of the session,
-//! than its end, or than who has its address by now, comes too late: it is answered and changes nothing.
+//! than its end, or than what is known of who has its address by now, comes too late: it is answered and changes
+//! nothing.
 //!
 //! *Whose.* As `radius.identify` says, of users whose home is this server. A session of nobody known takes its address
 //! from whoever had it all the same; a terminal that registers there with its own Push ID may.
@@ -271,7 +272,7 @@ impl Engine {
             (place(before), bearer(before)) != (place(&session), bearer(&session))
         });
         if is_new {
-            if self.is_outdated(&session) {
+            if self.is_outdated(&session, now) {
                 return Ok(Effect::Late);
             }
             let users = [before.as_ref().and_then(|before| before.user), session.user];

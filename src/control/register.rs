@@ -267,14 +267,14 @@ impl Engine {
         let former = self.serving_now(tables, user, device, now);
         self.end_others(tables, &binding, now, out);
         self.refuse_rivals(tables, &binding, order, now, out);
+        if Self::is_own(tables, user) {
+            self.moved(tables, &binding, former, now, out);
+        }
         self.commit(tables, Change::Bind { binding, heard_ms: age.heard_ms }, now, out);
         self.end_assigned(tables, &binding, None, now, out);
         if let (Lend::Beside, Some(lent)) = (lend, lent) {
             let until_ms = binding.valid_until_ms.unwrap_or(u64::MAX);
             self.commit(tables, Change::Lend { lent, user, device, until_ms }, now, out);
-        }
-        if Self::is_own(tables, user) {
-            self.moved(tables, &binding, former, now, out);
         }
         Ok(())
     }

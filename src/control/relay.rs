@@ -16,7 +16,7 @@ use super::register::Registration;
 use super::timer::{TimerId, Wheel, tick, tick_after};
 use crate::clock::Now;
 use crate::id::{Endpoint, PushId};
-use crate::table::Binding;
+use crate::table::{Binding, Owed, Parting};
 
 const FIRST_MS: u64 = 500;
 const LONGEST_MS: u64 = 8000;
@@ -37,13 +37,8 @@ pub(super) enum Task {
     Register(Box<Registration>),
     /// The same again, at half of the validity.
     Renew,
-    /// RELEASE with the home server of a visitor who left.
-    Leave,
-    /// RELEASE with the server that served a user before.
-    Evict {
-        /// It is for all of the user's terminals there, not for that of device 0 alone.
-        all: bool,
-    },
+    /// RELEASE, which is owed.
+    Release(Parting),
 }
 
 /// A request without an answer yet.
@@ -69,10 +64,20 @@ impl Relay {
     ) -> Self {
         let give_up_ms = match task {
             Task::Register(_) | Task::Renew => GIVE_UP_CLIENT_MS,
-            Task::Leave | Task::Evict { .. } => GIVE_UP_MS,
+            Task::Release(_) => GIVE_UP_MS,
         };
         let give_up = tick_after(now, give_up_ms);
         Self { task, to, user, device, validity_s, attempts: 0, give_up, timer: None }
+    }
+
+    /// What is owed until it is over.
+    pub(super) fn owed(&self) -> Option<Owed> {
+        match self.task {
+            Task::Release(parting) => {
+                Some(Owed { to: self.to, user: self.user, device: self.device, parting })
+            }
+            Task::Register(_) | Task::Renew => None,
+        }
     }
 
     /// Who waits for it.
@@ -286,16 +291,10 @@ impl Relays {
         ids.into_iter().filter_map(|id| self.take(id)?.asker()).collect()
     }
 
-    /// A terminal is registered anew at `to`, or from there: nothing sent there before about it may
-    /// arrive after that.
-    pub(super) fn supersede(&mut self, user: PushId, device: u8, to: Endpoint) {
-        self.take_if(user, |relay| match relay.task {
-            Task::Register(_) | Task::Renew => false,
-            Task::Leave | Task::Evict { all: true } => {
-                (relay.device == device || relay.device == 0) && relay.to == to
-            }
-            Task::Evict { all: false } => relay.device == device && relay.to == to,
-        });
+    /// A terminal is registered anew at `to`, or from there: ends the RELEASEs for it, which may not arrive after
+    /// that.
+    pub(super) fn supersede(&mut self, user: PushId, device: u8, to: Endpoint) -> Vec<Relay> {
+        self.take_if(user, |relay| relay.owed().is_some_and(|owed| owed.to == to && owed.means(device)))
     }
 
     /// The terminal was registered with its home server: that need not be done again now.

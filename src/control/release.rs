@@ -112,7 +112,16 @@ impl Engine {
                 self.refuse(tables, &asker, Reason::StaleOrReplayed, now, out);
             });
         }
-        let was_bound = self.store.of_user(user).next().is_some();
+        if peer.is_none() {
+            let by_device = which.is_by_device().then_some(which.device);
+            match home {
+                Some(_) if is_own => self.left_home(tables, user, by_device, &ends, now, out),
+                Some(home) if self.store.of_user(user).next().is_some() => {
+                    self.left_visit(tables, home, user, by_device, &ends, now, out);
+                }
+                _ => {}
+            }
+        }
         for binding in &ends {
             let device = binding.device;
             let is_under_way = peer.is_some() && self.relays.is_pending(user, Some(device));
@@ -123,16 +132,6 @@ impl Engine {
         if is_remembered {
             let change = Change::Released { user, device: which.device, heard_ms: age };
             self.commit(tables, change, now, out);
-        }
-        if peer.is_none() {
-            let by_device = which.is_by_device().then_some(which.device);
-            match home {
-                Some(_) if is_own => self.left_home(tables, user, by_device, &ends, now, out),
-                Some(home) if was_bound => {
-                    self.left_visit(tables, home, user, by_device, &ends, now, out);
-                }
-                _ => {}
-            }
         }
         Ok(Outcome::Answered)
     }

@@ -13,7 +13,7 @@ use super::{Engine, Outbox, Outcome, Reply, Request};
 use crate::clock::Now;
 use crate::id::{Endpoint, PushId};
 use crate::reason::Reason;
-use crate::table::{Binding, Tables};
+use crate::table::{Binding, Owed, Parting, Tables};
 use crate::wire::prp::{HeadBuilder, Header, Kind, Message};
 
 /// The shortest wait before a renewal that failed is tried again.
@@ -43,7 +43,7 @@ impl Engine {
         if self.relays.is_full(user, device, self.site.limits.relays) {
             return Err(Reason::Overloaded);
         }
-        self.relays.supersede(user, device, to);
+        self.supersede(tables, (user, device), to, now, out);
         let validity_s = registration.validity_s;
         let task = Task::Register(Box::new(registration));
         let id = self.relays.add(Relay::new(task, to, (user, device), validity_s, now));
@@ -51,26 +51,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Sends a request that nobody waits for, if there is room for it: what it would end runs out by
-    /// itself, too.
-    fn tell(
-        &mut self,
-        tables: &Tables,
-        task: Task,
-        to: Endpoint,
-        terminal: (PushId, u8),
-        now: Now,
-        out: &mut Outbox,
-    ) {
-        self.relays.supersede(terminal.0, terminal.1, to);
-        if !self.relays.is_full(terminal.0, terminal.1, self.site.limits.relays) {
-            let id = self.relays.add(Relay::new(task, to, terminal, 0, now));
-            self.transmit(tables, id, now, out);
-        }
-    }
-
     /// Sends a request, for the first time or again.
-    fn transmit(&mut self, tables: &Tables, id: u64, now: Now, out: &mut Outbox) {
+    pub(super) fn transmit(&mut self, tables: &Tables, id: u64, now: Now, out: &mut Outbox) {
         let Some((message, relay)) = self.relays.attempt(id, now) else { return };
         let own = tables.own().map_or(Endpoint::NONE, |own| tables.server_address(own));
         let to = relay.to;
@@ -81,10 +63,10 @@ impl Engine {
                 head.device(relay.device).validity(relay.validity_s).serving_server(own);
                 head
             }
-            Task::Leave | Task::Evict { .. } => {
+            Task::Release(parting) => {
                 let mut head = HeadBuilder::new(&header(Kind::Release));
                 head.device(relay.device);
-                if matches!(relay.task, Task::Evict { all: false }) && relay.device == 0 {
+                if parting == Parting::Terminal && relay.device == 0 {
                     // Device 0 alone would be all (ruling 20): this one is served here now, the others stay.
                     head.serving_server(own);
                 }
@@ -95,7 +77,7 @@ impl Engine {
         // by the visitor itself perhaps, is newer.
         let made_ms = match &relay.task {
             Task::Register(registration) => registration.asked_ms,
-            Task::Renew | Task::Leave | Task::Evict { .. } => now.unix_ms,
+            Task::Renew | Task::Release(_) => now.unix_ms,
         };
         let now = Now { unix_ms: made_ms, ..now };
         let key = tables.peer(to).and_then(|peer| tables.server_key(peer)).map(|key| tables.key_id(key));
@@ -131,7 +113,7 @@ impl Engine {
             }
             _ => return Err(Reason::UnsupportedKind),
         };
-        if let (Task::Evict { .. } | Task::Leave, Err(Reason::StaleOrReplayed)) = (&relay.task, result) {
+        if let (Task::Release(_), Err(Reason::StaleOrReplayed)) = (&relay.task, result) {
             // Clocks differ, or a registration was under way: later it will be right or be superseded.
             return Ok(Outcome::Answered);
         }
@@ -150,6 +132,7 @@ impl Engine {
         now: Now,
         out: &mut Outbox,
     ) {
+        self.settle(tables, &relay, now, out);
         let Relay { task, to, user, device, validity_s, .. } = relay;
         match task {
             Task::Register(mut registration) => {
@@ -187,7 +170,7 @@ impl Engine {
                 };
                 self.relays.renew_after((user, device), validity_s, wait_ms, now);
             }
-            Task::Leave | Task::Evict { .. } => {}
+            Task::Release(_) => {}
         }
     }
 
@@ -222,7 +205,7 @@ impl Engine {
         }
         match self.store.find(user, device) {
             Some((_, entry)) if entry.is_live(now.unix_ms) => self.renew(tables, user, device, now, out),
-            _ => self.tell(tables, Task::Leave, home, (user, device), now, out),
+            _ => self.owe(tables, Owed { to: home, user, device, parting: Parting::Visit }, now, out),
         }
     }
 
@@ -279,7 +262,7 @@ impl Engine {
         }
     }
 
-    /// An own user's terminal is bound: the server that served it before must know.
+    /// An own user's terminal is about to be bound: the server that served it before must know.
     pub(super) fn moved(
         &mut self,
         tables: &Tables,
@@ -288,17 +271,17 @@ impl Engine {
         now: Now,
         out: &mut Outbox,
     ) {
-        let terminal = (binding.user, binding.device);
-        if let Some(serving) = binding.serving {
-            self.relays.supersede(terminal.0, terminal.1, serving);
+        let Binding { user, device, serving, .. } = *binding;
+        if let Some(serving) = serving {
+            self.supersede(tables, (user, device), serving, now, out);
         }
-        if let Some(former) = former.filter(|former| binding.serving != Some(*former)) {
-            self.tell(tables, Task::Evict { all: false }, former, terminal, now, out);
+        if let Some(to) = former.filter(|former| serving != Some(*former)) {
+            self.owe(tables, Owed { to, user, device, parting: Parting::Terminal }, now, out);
         }
     }
 
-    /// An own user released terminals: the servers that served them must know. `by_device`: nothing but
-    /// this device, or all, was named.
+    /// An own user releases terminals: the servers that serve them must know. `by_device`: nothing but
+    /// this device, or all, is named.
     pub(super) fn left_home(
         &mut self,
         tables: &Tables,
@@ -308,17 +291,22 @@ impl Engine {
         now: Now,
         out: &mut Outbox,
     ) {
-        let all = by_device == Some(None);
-        let terminal = |end: &Binding| Some((end.serving?, if all { 0 } else { end.device }));
-        let mut told: Vec<(Endpoint, u8)> = ends.iter().filter_map(terminal).collect();
+        let owed = |end: &Binding| {
+            let to = end.serving?;
+            Some(match by_device {
+                Some(None) => Owed { to, user, device: 0, parting: Parting::User },
+                _ => Owed { to, user, device: end.device, parting: Parting::Terminal },
+            })
+        };
+        let mut told: Vec<Owed> = ends.iter().filter_map(owed).collect();
         told.sort_unstable();
         told.dedup();
-        for (serving, device) in told {
-            self.tell(tables, Task::Evict { all }, serving, (user, device), now, out);
+        for owed in told {
+            self.owe(tables, owed, now, out);
         }
     }
 
-    /// A visitor released terminals: its home server must know.
+    /// A visitor releases terminals: its home server must know.
     #[expect(clippy::too_many_arguments, reason = "as its counterpart for own users, and which server")]
     pub(super) fn left_visit(
         &mut self,
@@ -336,10 +324,11 @@ impl Engine {
             None => ends.iter().map(|end| end.device).collect(),
         };
         // Device 0 stands for all: it is told only when it is all.
-        let stays = self.store.of_user(user).any(|(_, entry)| !entry.is_ended());
+        let ends_too = |device| ends.iter().any(|end| end.device == device);
+        let stays = self.store.of_user(user).any(|(_, entry)| !entry.is_ended() && !ends_too(entry.device()));
         devices.retain(|device| *device != 0 || !stays);
         for device in devices {
-            self.tell(tables, Task::Leave, to, (user, device), now, out);
+            self.owe(tables, Owed { to, user, device, parting: Parting::Visit }, now, out);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A federation whose terminals come and go, on virtual time, from one seed: registration, renewal, release,
-//! roaming, addresses that pass from one user to the next, servers that crash and come back.
+//! roaming, addresses that pass from one user to the next, what gateways report of that by RADIUS accounting, servers
+//! that crash and come back.
 //!
 //! ```text
 //!                            ┌ shards ── controller ── journal ── disk that loses power
@@ -15,8 +16,9 @@
 //! - *Safety*, at every datagram that leaves a server, with a message for a user, for an address: no more than the
 //!   server was told. From the moment that it answered REGISTERED to an address's new user, or RELEASED, or that a
 //!   validity it granted is over, nothing that it sends for the former user goes there ([`witness`] says exactly).
-//! - *Memory*, at every start: what was answered REGISTERED or RELEASED, and nothing since can have changed, is what
-//!   the shards see.
+//! - *Memory*, at every start: what was answered REGISTERED or RELEASED, or to a report, and nothing since can have
+//!   changed, is what the shards see.
+//! - *Way*, at every server: no message goes back to the server it came from, none that was marked ROAMED goes on.
 //! - *Accounts*, always: received = delivered + forwarded + answered + dropped, of each life of each server.
 //! - Nobody gets a message more often than links made copies of it.
 //! - *Delivery*, in the end: every terminal that is attached is registered; each message to a user reaches each of
@@ -25,6 +27,7 @@
 //! A failure panics with the seed and a short trace. The same seed gives the same run, to the last byte. Costs some
 //! ten milliseconds a seed.
 
+mod accounting;
 mod demand;
 mod draw;
 mod network;
@@ -65,6 +68,8 @@ pub struct Summary {
     pub compactions: u64,
     /// Terminals that a server had to know, and did, each time that it was asked.
     pub remembered: u64,
+    /// Sessions of RADIUS accounting that a server had to know, and did.
+    pub told: u64,
     /// Deliveries that were demanded after healing.
     pub demanded: usize,
 }
@@ -83,6 +88,7 @@ impl Summary {
         self.refusing += other.refusing;
         self.compactions += other.compactions;
         self.remembered += other.remembered;
+        self.told += other.told;
         self.demanded += other.demanded;
     }
 }

@@ -33,6 +33,37 @@ pub struct Binding {
     pub listener: u8,
 }
 
+/// A RELEASE that another server is owed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Owed {
+    /// Which server.
+    pub to: Endpoint,
+    /// Whose terminal.
+    pub user: PushId,
+    /// Which; 0 also for all of them.
+    pub device: u8,
+    /// Why.
+    pub parting: Parting,
+}
+
+/// Why a server is owed a RELEASE.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Parting {
+    /// A visitor left, one terminal or, with device 0, the last one: its home is to know.
+    Visit,
+    /// An own user's terminal is not served there any more: this one, device 0 too.
+    Terminal,
+    /// None of an own user's terminals is.
+    User,
+}
+
+impl Owed {
+    /// Whether the RELEASE ends this device.
+    pub fn means(&self, device: u8) -> bool {
+        self.device == device || (self.device == 0 && self.parting != Parting::Terminal)
+    }
+}
+
 /// One change of the live tables. A journal replays to the same tables.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Change {
@@ -130,6 +161,10 @@ pub enum Change {
         /// of it for so long that it does not count any more.
         ended_ms: Option<u64>,
     },
+    /// Another server is owed a RELEASE. Changes nothing that a reader of the tables sees, as [`Change::Settle`].
+    Owe(Owed),
+    /// It has answered, or it is not owed any more.
+    Settle(Owed),
 }
 
 /// What nearly every record fits into.

@@ -375,7 +375,9 @@ impl LiveWriter {
             | Change::Disband { .. }
             | Change::Released { .. }
             | Change::Attach(_)
-            | Change::Detach { .. } => Ok(()),
+            | Change::Detach { .. }
+            | Change::Owe(_)
+            | Change::Settle(_) => Ok(()),
         }
     }
 

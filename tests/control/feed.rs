@@ -218,6 +218,29 @@ fn a_late_stop_never_ends_a_newer_session() {
     assert_eq!(bench.places(BOB), place(0, "10.0.7.9:2948"));
 }
 
+/// The order of what happened is that of the gateways' clocks, when these are ahead of the server's, too.
+#[test]
+fn reports_of_a_clock_that_is_ahead_keep_their_order() {
+    let mut bench = bench();
+    let start_ms = bench.now.unix_ms;
+    let older = Acct::of(START, "s1").imsi(ANNS_SIM).ip("10.0.7.7").at(start_ms + 3000);
+    let newer = Acct::of(START, "s2").imsi(BOBS_SIM).ip("10.0.7.7").at(start_ms + 6000);
+    bench.hear(&newer);
+    for proxy in 0..2 {
+        bench.pass_ms(100);
+        let older = older.clone().with(33, &[proxy]);
+        assert_eq!(effect(&bench.hear(&older)), Effect::Late);
+        assert_eq!((bench.places(ANN), bench.places(BOB)), (nowhere(), place(0, "10.0.7.7:2948")));
+        // When the server's clock has passed both, it is no other.
+        bench.pass_s(5);
+    }
+    // A clock that is ahead by a day would keep everybody else from the address as long.
+    bench.hear(&Acct::of(START, "s3").imsi(BOBS_SIM).ip("10.0.7.8").at(start_ms + 86_400_000));
+    bench.pass_s(1);
+    bench.hear(&Acct::of(START, "s4").imsi(ANNS_SIM).ip("10.0.7.8").at(bench.now.unix_ms));
+    assert_eq!(bench.places(ANN), place(2, "10.0.7.8:17400"));
+}
+
 #[test]
 fn what_comes_too_late_changes_nothing() {
     let mut bench = bench();

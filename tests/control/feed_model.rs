@@ -143,7 +143,11 @@ impl Plain {
             .map(|(other, _)| *other)
             .collect();
         if is_new {
-            if others.iter().any(|other| self.sessions[other].since_ms > since_ms) {
+            let is_later = |other: &Session| {
+                let is_known_later = other.heard_ms > at_ms && other.heard_ms <= self.now_ms + 30_000;
+                other.since_ms > since_ms || is_known_later
+            };
+            if others.iter().any(|other| is_later(&self.sessions[other])) {
                 return Effect::Late;
             }
             for other in others {

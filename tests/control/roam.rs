@@ -522,3 +522,73 @@ fn a_terminal_without_a_number_does_not_take_the_others_along() {
         assert_eq!(there.bound().iter().map(|binding| binding.device).collect::<Vec<_>>(), left);
     }
 }
+
+/// A RELEASE that another server is owed is as durable as what it follows from: a server that crashed goes on asking,
+/// from a snapshot of its journal too, until it is answered.
+#[test]
+fn a_release_that_is_owed_survives_a_crash() {
+    let returns = |bench: &mut Bench| {
+        from_abroad(bench, serving(own(100), ABROAD)).one(Kind::Registered);
+        bench.pass_ms(10);
+        bench.ask(&register(own(100)).device(2), OUTSIDE)
+    };
+    let leaves = |bench: &mut Bench| {
+        *bench = visiting();
+        bench.pass_ms(10);
+        bench.ask(&msg(Kind::Release, VISITOR, PushId::NONE).device(2), OUTSIDE)
+    };
+    let ways: [&dyn Fn(&mut Bench) -> Said; 2] = [&returns, &leaves];
+    for way in ways {
+        let mut bench = Bench::new(ANY);
+        assert_eq!(way(&mut bench).read()[1].message.kind, Kind::Release);
+        for is_compacted in [false, true] {
+            if is_compacted {
+                bench.journal = bench.engine.changes().collect();
+            }
+            bench.pass_ms(20_000);
+            let said = bench.restart();
+            let told = said.one(Kind::Release);
+            assert_eq!((told.reply.to, told.key()), (at(ABROAD), Some(ABROAD_KEY)));
+            assert_eq!(told.message.options.device(told.bytes()), Some(2));
+        }
+        let again = bench.pass_ms(500);
+        let answer = answers(&again.one(Kind::Release), Kind::Released);
+        from_abroad(&mut bench, answer);
+        assert_eq!(bench.restart().replies, []);
+    }
+}
+
+/// What is owed no more is not asked after a crash: it was given up, or the terminal is back.
+#[test]
+fn what_is_owed_no_more_is_not_asked_after_a_crash() {
+    let mut bench = visiting();
+    bench.ask(&release(VISITOR), OUTSIDE);
+    bench.pass_ms(70_000);
+    assert_eq!(bench.restart().replies, []);
+
+    let mut bench = visiting();
+    bench.ask(&release(VISITOR), OUTSIDE);
+    bench.pass_ms(10);
+    bench.ask(&visit(), OUTSIDE).one(Kind::Register);
+    assert_eq!(bench.restart().replies, []);
+}
+
+/// A debt goes before what it follows from: of a commit that was torn in between, it alone may be left. Then the
+/// terminal has not left, and is not released.
+#[test]
+fn a_debt_of_a_torn_commit_is_void() {
+    let mut home = Bench::new(ANY);
+    from_abroad(&mut home, serving(own(100), ABROAD)).one(Kind::Registered);
+    home.pass_ms(10);
+    home.ask(&register(own(100)).device(2), OUTSIDE);
+    let mut there = visiting();
+    there.ask(&release(VISITOR), OUTSIDE);
+    for bench in [&mut home, &mut there] {
+        let debt = bench.journal.iter().position(|change| matches!(change, Change::Owe(_))).unwrap();
+        bench.journal.truncate(debt + 1);
+        let said = bench.restart();
+        assert!(said.read().iter().all(|read| read.message.kind != Kind::Release));
+        assert!(matches!(said.changes[..], [Change::Settle(_)]), "{:?}", said.changes);
+        assert_eq!(bench.bound().len(), 1);
+    }
+}

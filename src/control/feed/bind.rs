@@ -8,6 +8,7 @@ use crate::control::{Engine, Outbox};
 use crate::id::{Endpoint, PushId};
 use crate::reason::Unanswered;
 use crate::table::{Binding, Change, Session, Tables, base_of};
+use crate::wire::prp::auth::SKEW_MS;
 
 /// Rows of users.csv that one session may end at once: what the live tables always have room for.
 const ROWS_MAX: usize = 256;
@@ -21,11 +22,16 @@ impl Engine {
         ipv4.into_iter().flatten().chain(ipv6.into_iter().flatten())
     }
 
-    /// Whether a session that began later has an address of this one: then what is said of this one came too late.
-    pub(super) fn is_outdated(&self, session: &Session) -> bool {
+    /// Whether a session that began later, or of which something later is known, has an address of this one: then
+    /// what is said of this one came too late. Where clocks are ahead of ours the latter tells what the former cannot,
+    /// as nothing counts as begun that is to come; it does not count of those that are ahead beyond all reason.
+    pub(super) fn is_outdated(&self, session: &Session, now: Now) -> bool {
+        let latest_ms = now.unix_ms.saturating_add(SKEW_MS);
         let mut others = session.addresses().flat_map(|base| self.feed.sessions.at(session.realm, base));
         others.any(|other| {
-            other.id != session.id && other.since_ms > session.since_ms && !share(other, session)
+            let is_known_later = other.heard_ms > session.heard_ms && other.heard_ms <= latest_ms;
+            let is_later = other.since_ms > session.since_ms || is_known_later;
+            other.id != session.id && is_later && !share(other, session)
         })
     }
 
@@ -218,8 +224,8 @@ impl Engine {
         }
         let former = self.serving_now(tables, user, device, now);
         self.end_assigned(tables, &binding, Some(device), now, out);
-        self.commit(tables, Change::Assign { binding, heard_ms }, now, out);
         self.moved(tables, &binding, former, now, out);
+        self.commit(tables, Change::Assign { binding, heard_ms }, now, out);
         Ok(())
     }
 

@@ -83,6 +83,7 @@ pub(super) fn phones(
                 skew_ms: rng.random_range(-options.skew_ms..=options.skew_ms),
                 // One that is lent to device 0 leads to all of the user's.
                 borrows: !is_nameless && (device != 0 || devices == 1) && rng.random_bool(0.2),
+                is_told: options.feeds && devices == 1,
                 has_imsi: rng.random_bool(0.3),
                 is_static: options.static_bindings && rng.random_bool(0.2),
                 ..Phone::new((!is_nameless).then_some(user), device)

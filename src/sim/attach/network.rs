@@ -56,7 +56,7 @@ pub(super) struct Network {
 }
 
 /// The port that every terminal listens on.
-const PORT: u16 = 2948;
+pub(super) const PORT: u16 = 2948;
 
 impl Network {
     /// Networks of so many pools of so many addresses for each site.

@@ -4,9 +4,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::accounting::Arrived;
 use super::options::Disks;
 use crate::clock::Now;
-use crate::config::Limits;
+use crate::config::{Limits, Radius};
 use crate::control;
 use crate::id::Endpoint;
 use crate::journal::{Failure, Recovery, Simulated};
@@ -24,6 +25,8 @@ pub(super) struct Node {
     /// How often it was started.
     pub(super) lives: u32,
     pub(super) life: Option<Life>,
+    /// Where it hears RADIUS accounting, if it does.
+    pub(super) radius: Option<Radius>,
 }
 
 /// A process.
@@ -38,6 +41,8 @@ pub(super) struct Life {
     pub(super) disk_fails: bool,
     /// Requests that shards handed to the controller and that it has not taken yet.
     pub(super) handed: Vec<Waiting>,
+    /// Reports that it has not taken.
+    pub(super) reports: Vec<Arrived>,
     /// When the controller turns next, if it is to.
     pub(super) turn_at: Option<u64>,
     /// Until when it waits for the disk and for bursts.
@@ -73,8 +78,8 @@ pub(super) enum End {
 const BORN_NS: u64 = 1_000_000_000;
 
 impl Node {
-    pub(super) fn new(seed: u64, skew_ms: i64) -> Self {
-        Self { disk: Simulated::new(seed), skew_ms, lives: 0, life: None }
+    pub(super) fn new(seed: u64, skew_ms: i64, radius: Option<Radius>) -> Self {
+        Self { disk: Simulated::new(seed), skew_ms, lives: 0, life: None, radius }
     }
 
     /// The server's wall clock.
@@ -105,7 +110,8 @@ impl Node {
         let shared = Arc::clone(&dataplane.shared);
         let disk = self.disk.clone();
         let (controller, recovery) =
-            Controller::recover(disk, Path::new("/state"), own, shared).map_err(|error| error.to_string())?;
+            Controller::recover_listening(disk, Path::new("/state"), own, self.radius.clone(), shared)
+                .map_err(|error| error.to_string())?;
         self.lives += 1;
         self.life = Some(Life {
             born_ns: world_ns,
@@ -115,6 +121,7 @@ impl Node {
             power_fails: false,
             disk_fails: false,
             handed: Vec::new(),
+            reports: Vec::new(),
             turn_at: None,
             busy_until: world_ns,
             bursts_until: world_ns,

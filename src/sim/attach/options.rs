@@ -70,6 +70,8 @@ pub struct Options {
     pub burst_us: u64,
     /// What the disks do.
     pub disks: Disks,
+    /// Gateways tell servers by RADIUS accounting who has which address.
+    pub feeds: bool,
     /// Servers wait with answers until the bursts have left that may not have seen a change. They always do but
     /// to show that it is noticed when they do not.
     pub grace: bool,
@@ -125,6 +127,7 @@ impl Options {
             commit_us: [50, 2_000, 40_000][rng.random_range(0..3)],
             burst_us: [100, 2_000, 100_000][rng.random_range(0..3)],
             disks: if rng.random_bool(0.2) { Disks::Failing } else { Disks::Honest },
+            feeds: rng.random_bool(0.35),
             grace: true,
         }
     }

@@ -21,6 +21,9 @@ pub(super) struct Phone {
     pub(super) has_imsi: bool,
     /// It wants to be bound without end.
     pub(super) is_static: bool,
+    /// Gateways tell of it by accounting, and of which session.
+    pub(super) is_told: bool,
+    pub(super) session: u64,
     pub(super) lease: Option<Lease>,
     pub(super) lent: Option<PushId>,
     pub(super) phase: Phase,
@@ -60,6 +63,8 @@ impl Phone {
             borrows: false,
             has_imsi: false,
             is_static: false,
+            is_told: false,
+            session: 0,
             lease: None,
             lent: None,
             phase: Phase::Idle,

@@ -7,6 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::Summary;
+use super::accounting;
 use super::draw::{self, APP_KEY, OPEN_APP, SIGNED_APP};
 use super::network::Network;
 use super::node::End;
@@ -57,6 +58,7 @@ pub fn run_with(seed: u64, options: Options) -> Summary {
     let mut operator = draw::operator(&options);
     let network = Network::draw(&mut rng, &operator.sites, options.pools, options.addresses);
     let phones = draw::phones(&mut rng, &options, &mut operator, &network);
+    accounting::add_names(&mut operator, &phones);
     let mut world = World::new(seed, options, operator, network, phones);
     world.run_script();
     Summary { digest: world.digest(), ..world.tally }
@@ -237,6 +239,10 @@ impl World {
         letter.payload = message.to_be_bytes().to_vec();
         if let Some(device) = device {
             letter.options.push((option::DEVICE, vec![device]));
+        }
+        if self.rng.random_bool(0.05) && !self.is_healed {
+            // As if it had passed its home: it must not pass anything more.
+            letter.flags |= flag::ROAMED;
         }
         let mut sign = None;
         if self.rng.random_bool(0.2) {

@@ -51,8 +51,10 @@ impl World {
         let Some(lease) = self.network.lend(pool, phone) else { return };
         let own = &mut self.phones[phone];
         (own.lease, own.phase) = (Some(lease), Phase::Registering);
+        own.session = self.rng.random();
         let (who, device) = (own.identity().unwrap_or(PushId::NONE), own.device);
         self.note(lease.site, What::Attached(who, device, lease.uplink));
+        self.tell(phone, &lease, true);
     }
 
     /// A terminal asks to be registered once more, perhaps to be released at once, and goes; another one gets its
@@ -79,6 +81,7 @@ impl World {
         let Some(lease) = own.leave() else { return };
         self.network.take_back(&lease);
         self.note(lease.site, What::Detached(who, device, lease.uplink));
+        self.tell(phone, &lease, false);
     }
 
     /// A terminal detaches, and its gateway tells the server.

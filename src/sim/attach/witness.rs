@@ -17,8 +17,11 @@
 //!
 //! What a server answered *must* hold if nothing taken up since, or still open then, can have changed it.
 
+mod sessions;
+
 use std::collections::BTreeMap;
 
+use self::sessions::Session;
 use crate::clock::Now;
 use crate::id::{Endpoint, PushId};
 use crate::reason::Reason;
@@ -106,6 +109,8 @@ struct Asked {
     lent: Option<PushId>,
     /// Whose request, of which turn, it became void by.
     void_by: Option<(PushId, u64)>,
+    /// It was not asked: the network said so, of this session.
+    session: Option<u64>,
 }
 
 /// A Push ID that was lent.
@@ -126,6 +131,7 @@ struct Heard {
     places: BTreeMap<Place, Vec<usize>>,
     messages: BTreeMap<(u64, Endpoint), Vec<usize>>,
     loans: BTreeMap<PushId, Loan>,
+    sessions: BTreeMap<u64, Session>,
 }
 
 /// What all servers were asked and answered.
@@ -164,6 +170,7 @@ impl Witness {
                     until_ms: row.valid_until.map_or(u64::MAX, |until| until * 1000),
                     lent: None,
                     void_by: None,
+                    session: None,
                 });
             }
             heard
@@ -269,7 +276,9 @@ impl Witness {
     pub(super) fn terminals(&self, at: usize) -> Vec<(PushId, u8)> {
         let heard = &self.heard[at];
         let bound = heard.asked.iter().filter_map(|asked| match asked.wish {
-            Wish::Bind { device, .. } if asked.turn > 0 && !asked.user.is_none() => {
+            Wish::Bind { device, .. }
+                if asked.turn > 0 && asked.session.is_none() && !asked.user.is_none() =>
+            {
                 Some((asked.user, device))
             }
             _ => None,
@@ -354,7 +363,8 @@ impl Heard {
             let holds = rival.void_by.is_none() && rival.answered_ms.is_some() && now_ms < rival.until_ms;
             let is_last = latest.is_some_and(|at| self.asked[*at].turn == rival.turn);
             let heard_ms = rival.signed.map_or(rival.at_ms, |(_, signed_ms)| signed_ms);
-            rival.user != late.user && holds && is_last && signed_ms + skew_ms < heard_ms
+            let has_spoken = rival.session.is_none();
+            rival.user != late.user && has_spoken && holds && is_last && signed_ms + skew_ms < heard_ms
         });
         let holder = holder.map(|holder| (holder.user, holder.turn));
         if let Some(late) = self.asked.last_mut() {
@@ -394,6 +404,9 @@ impl Heard {
         let mut all: Vec<usize> = own.filter(|at| self.asked[*at].is_about(device)).collect();
         let places = all.iter().flat_map(|at| self.asked[*at].places().iter().copied());
         let places: Vec<Place> = places.filter(Place::is_one_users).collect();
+        if self.sessions.values().any(|session| places.contains(&session.place)) {
+            return None;
+        }
         let others = places.iter().filter_map(|place| self.places.get(place)).flatten();
         all.extend(others.filter(|at| self.asked[**at].user != user));
         all.sort_unstable();
@@ -438,6 +451,11 @@ impl Asked {
     /// Whether a claim is void once this was answered.
     fn voids(&self, claim: &Self) -> bool {
         let Wish::Bind { device, places, .. } = &claim.wish else { return false };
+        let is_release = matches!(self.wish, Wish::Release { .. });
+        if self.session.is_some() || (claim.session.is_some() && self.user == claim.user && !is_release) {
+            // What the network says holds again when the terminal has nothing to say any more.
+            return false;
+        }
         if self.user == claim.user {
             let means = match &self.wish {
                 Wish::Bind { device: own, .. } => own == device,
@@ -541,6 +559,7 @@ fn read(site: &Site, turn: u64, at_ms: u64, request: &Waiting, default_s: u64) -
         until_ms,
         lent: None,
         void_by: None,
+        session: None,
     })
 }
 

@@ -1,12 +1,13 @@
 //! The world: servers, networks, terminals and application servers on virtual time, one event after the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::accounting::{self, Account};
 use super::network::{NOTICE_PORT, Network, Notice};
 use super::node::{End, Leaving, Node, unix_ms};
 use super::options::{Options, VALIDITY_MAX_S};
@@ -67,6 +68,8 @@ pub(super) enum Event {
         timer: u64,
     },
     Notice(Notice),
+    /// A report is repeated, unless it is answered.
+    Account(usize),
     Script(super::run::Step),
 }
 
@@ -83,6 +86,14 @@ pub(super) struct Pushed {
     pub(super) rejects: Vec<Reason>,
 }
 
+/// How a message came to a server.
+#[derive(Default)]
+struct Heard {
+    from: BTreeSet<Endpoint>,
+    /// Each time marked as ROAMED.
+    is_roamed: bool,
+}
+
 /// Everything. Every check that fails panics with the seed and what led there.
 pub(super) struct World {
     pub(super) seed: u64,
@@ -94,6 +105,7 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) network: Network,
     pub(super) phones: Vec<Phone>,
+    pub(super) accounts: Vec<Account>,
     pub(super) witness: Witness,
     /// Nothing goes wrong any more.
     pub(super) is_healed: bool,
@@ -102,6 +114,8 @@ pub(super) struct World {
     pub(super) links: Links,
     pub(super) agenda: Agenda<Event>,
     pub(super) pushed: BTreeMap<u64, Pushed>,
+    /// By server, whom it is for and its identifier: how a message came to a server.
+    heard: BTreeMap<(usize, PushId, u64), Heard>,
     pub(super) trace: Trace,
     pub(super) tally: super::Summary,
     digest: Xxh3,
@@ -128,14 +142,17 @@ impl World {
             validity_max_s: VALIDITY_MAX_S as usize,
             ..Limits::default()
         };
-        let nodes = operator.sites.iter().map(|_| {
+        let nodes = (0..options.servers).map(|site| {
             let skew_ms = rng.random_range(-options.skew_ms..=options.skew_ms);
-            Node::new(rng.random(), skew_ms)
+            let radius = options.feeds.then(|| accounting::radius(accounting::listen(site)));
+            Node::new(rng.random(), skew_ms, radius)
         });
         let nodes = nodes.collect();
+        // Clocks that are off are set at times, too.
+        let apart_ms = if options.skew_ms == 0 { 0 } else { 2 * options.skew_ms.unsigned_abs() + 1000 };
         Self {
             seed,
-            witness: Witness::new(&operator.sites, 2 * options.skew_ms.unsigned_abs() + 1000),
+            witness: Witness::new(&operator.sites, apart_ms),
             is_healed: false,
             has_moved: false,
             links: Links { faults: options.links, counters: LinkCounters::default() },
@@ -147,8 +164,10 @@ impl World {
             nodes,
             network,
             phones,
+            accounts: Vec::new(),
             agenda: Agenda::default(),
             pushed: BTreeMap::new(),
+            heard: BTreeMap::new(),
             trace: Trace::default(),
             tally: super::Summary::default(),
             digest: Xxh3::new(),
@@ -196,6 +215,7 @@ impl World {
                 Event::Work { .. } | Event::Turn { .. } | Event::Leave { .. } | Event::Compact { .. } => {}
                 Event::Phone { phone, timer } => self.phone_timer(phone, timer),
                 Event::Notice(notice) => self.notice(notice),
+                Event::Account(account) => self.report(account),
                 Event::Script(step) => self.step(step),
             }
             if self.links.counters.missing() != 0 {
@@ -257,6 +277,7 @@ impl World {
             self.arrive_at_server(site, listener, datagram);
             return;
         }
+        let Some(datagram) = self.report_arrives(datagram) else { return };
         let pusher = self.operator.pushers.iter().position(|own| *own == datagram.to);
         let gateway = self.gateway_at(datagram.to);
         let phone = self.network.at(datagram.to);
@@ -314,10 +335,17 @@ impl World {
             Some(head) => head.destination.0 as u32 as usize % self.options.shards,
             None => 0,
         };
-        let Some(life) = &mut self.nodes[site].life else {
+        if self.nodes[site].life.is_none() {
             self.links.counters.nobody += 1;
             return;
-        };
+        }
+        if let Some(head) = Letter::head(&datagram.bytes).filter(|head| head.kind == kind::PUSH) {
+            let heard = self.heard.entry((site, head.destination, head.message)).or_default();
+            heard.from.insert(datagram.from);
+            // Of copies that came different ways one may go on.
+            heard.is_roamed = head.has(flag::ROAMED) && (heard.is_roamed || heard.from.len() == 1);
+        }
+        let Some(life) = &mut self.nodes[site].life else { return };
         let waiting = Waiting { bytes: datagram.bytes, from: datagram.from, listener };
         if life.dataplane.shards[shard].port_mut().arrive(waiting) {
             self.links.counters.delivered += 1;
@@ -386,11 +414,14 @@ impl World {
             return;
         };
         life.turn_at = None;
+        let told = self.take_reports(site, now);
+        let Some(life) = &mut self.nodes[site].life else { return };
         let tables = life.dataplane.reader.enter();
         let decided = life.controller.decide(&tables, now);
         drop(tables);
         let handed = std::mem::take(&mut life.handed);
         let counters = *life.controller.counters();
+        let unaccounted_reports = life.controller.report_counters().unaccounted();
         let has_failed = life.controller.is_poisoned();
         let ready_ns = match decided.changed {
             true if self.options.grace => now_ns.max(life.bursts_until) + commit_ns,
@@ -402,11 +433,12 @@ impl World {
         let has_lost_power = has_failed && life.power_fails;
         let default_s = self.limits.validity_default_s as u64;
         self.witness.taken(site, &self.operator.sites[site], now, &handed, default_s);
+        self.witness.told(site, now, &told);
         if has_lost_power {
             self.end(site, End::Power);
             return;
         }
-        if counters.unaccounted() != 0 {
+        if counters.unaccounted() != 0 || unaccounted_reports != 0 {
             self.fail(&format!("the controller of server {site} does not account: {counters:?}"), &[]);
         }
         self.answer(site, now, ready_ns);
@@ -427,6 +459,11 @@ impl World {
             let Reply { to, listener, datagram: bytes, .. } = reply;
             let from = listen[usize::from(listener)];
             datagrams.push(Leaving { from, to, bytes, decided: now, by_shard: false });
+        }
+        while let Some(answer) = life.controller.poll_report() {
+            life.controller.report_sent(true);
+            let (from, to) = (accounting::listen(site), answer.to);
+            datagrams.push(Leaving { from, to, bytes: answer.datagram, decided: now, by_shard: false });
         }
         self.agenda.at(ready_ns + 1, Event::Leave { site, life: number, datagrams });
     }
@@ -541,12 +578,21 @@ impl World {
                 }
             }
         }
+        match self.witness.must_hold_sessions(site, live) {
+            Ok(certain) => self.tally.told += certain,
+            Err(what) => self.fail(&format!("server {site} lost a session: {what}"), &[]),
+        }
         self.tally.remembered += held;
     }
 
     // ---- what leaves a server --------------------------------------------------------------------
 
     fn leave(&mut self, site: usize, Leaving { from, to, bytes, decided, by_shard }: Leaving) {
+        if from == accounting::listen(site) {
+            self.report_is_answered(site, to);
+            self.send(from, to, 0, bytes);
+            return;
+        }
         let gateways = &self.operator.sites[site].rib.gateways;
         let (letter, behind) = match decapsulate(gateways, to, &bytes) {
             Ok(inner) => {
@@ -586,6 +632,9 @@ impl World {
         decided: Now,
     ) {
         let is_server = self.server_at(to).is_some();
+        if is_server {
+            self.check_horizon(site, letter, to);
+        }
         if is_server && !letter.has(flag::ROAMED) {
             return;
         }
@@ -606,6 +655,18 @@ impl World {
             self.fail(&what, &[letter.destination]);
         }
         self.tally.led += 1;
+    }
+
+    /// No message goes back to the server it came from (ruling 33), and one that was marked as ROAMED before it came
+    /// goes to no other (step 4).
+    fn check_horizon(&self, site: usize, letter: &Letter, to: Endpoint) {
+        let heard = self.heard.get(&(site, letter.destination, letter.message));
+        let is_back = heard.is_some_and(|heard| heard.from.iter().all(|from| *from == to));
+        let goes_on = heard.is_some_and(|heard| heard.is_roamed);
+        if is_back || goes_on {
+            let what = format!("server {site} sends on to {to} what has come the whole way: {letter:?}");
+            self.fail(&what, &[letter.destination]);
+        }
     }
 
     /// The clock of somebody who is not a server.
