@@ -287,7 +287,7 @@ fn report(socket: &UdpSocket, bytes: &[u8]) -> bool {
 #[test]
 fn what_was_answered_survives_a_kill() {
     const USERS: usize = 6;
-    const ROUNDS: usize = 8;
+    const ROUNDS: usize = 100;
     let user = |n: usize| PushId(0x300 + n as u128);
     let imsi = |n: usize| format!("26201{n:010}");
     let rows: String = (0..USERS).map(|n| format!("{},0,{}\n", user(n), imsi(n))).collect();
@@ -299,8 +299,8 @@ fn what_was_answered_survives_a_kill() {
     let mut holders = Holders::default();
     for round in 0..ROUNDS {
         let mut running = site.serve();
-        let socket = sender(at, 250);
-        let life = Duration::from_millis(chance.random_range(20..200));
+        let socket = sender(at, 100);
+        let life = Duration::from_millis(chance.random_range(5..60));
         // What may be, once the last report was not answered: it was not heard, it was, or the first half of it.
         let maybe = std::thread::scope(|scope| {
             scope.spawn(|| {

@@ -402,11 +402,79 @@ impl Tracked {
     }
 }
 
+/// A group and who is in it, as acknowledged.
+struct Circle {
+    socket: UdpSocket,
+    group: PushId,
+    owner: PushId,
+    members: Vec<Member>,
+}
+
+struct Member {
+    user: PushId,
+    acked: bool,
+    /// What was asked and not answered.
+    maybe: Vec<bool>,
+}
+
+impl Circle {
+    const CREATE: u8 = 1;
+    const JOIN: u8 = 2;
+    const LEAVE: u8 = 3;
+    const LIST: u8 = 4;
+
+    fn new() -> Self {
+        let socket = bind("127.64.99.1:0");
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let members = (0..6).map(|n| Member { user: PushId(0x1100 + n), acked: false, maybe: Vec::new() });
+        Self { socket, group: PushId(0x1F00), owner: PushId(0x1F01), members: members.collect() }
+    }
+
+    fn ask(&self, server: SocketAddr, user: PushId, what: u8) -> Option<Answer> {
+        let group = self.group.to_bytes();
+        let wish =
+            request(Kind::Group, user, &[(ty::GROUP_REQUEST, &[what, 0, 0, 0]), (ty::GROUP_ID, &group)]);
+        try_ask(&self.socket, server, &wish)
+    }
+
+    /// Somebody joins or leaves. False when there is no answer.
+    fn step(&mut self, server: SocketAddr, chance: &mut StdRng) -> bool {
+        let at = chance.random_range(0..self.members.len());
+        let joins = chance.random_bool(0.5);
+        let answer = self.ask(server, self.members[at].user, if joins { Self::JOIN } else { Self::LEAVE });
+        let member = &mut self.members[at];
+        match answer {
+            Some(Answer { kind: Kind::Grouped, .. }) => {
+                member.acked = joins;
+                member.maybe.clear();
+            }
+            Some(answer) => assert_eq!(answer.reason, Some(Reason::Overloaded), "{answer:?}"),
+            None => member.maybe.push(joins),
+        }
+        member.maybe.is_empty()
+    }
+
+    /// Holds who is a member to what was acknowledged.
+    fn check(&mut self, server: SocketAddr) {
+        let answer = self.ask(server, self.owner, Self::LIST).expect("an answer");
+        assert_eq!(answer.kind, Kind::Grouped, "{answer:?}");
+        let payload = prp::parse(&answer.bytes).unwrap().payload(&answer.bytes).to_vec();
+        for member in &mut self.members {
+            let found = payload.chunks(16).any(|id| id == member.user.to_bytes());
+            let Member { user, acked, maybe } = &*member;
+            let may = found == *acked || maybe.contains(&found);
+            assert!(may, "{user}: a member: {found}; acknowledged {acked}, or {maybe:?}");
+            member.acked = found;
+            member.maybe.clear();
+        }
+    }
+}
+
 /// The second promise: what was acknowledged survives. The server is killed at random moments while several sockets
-/// register and release, more than a hundred times.
+/// register and release, join a group and leave it, hundreds of times. (`tests/radius.rs` does so with reports.)
 #[test]
 fn what_was_acknowledged_survives_a_kill() {
-    const ROUNDS: u64 = 110;
+    const ROUNDS: u64 = 300;
     let seed = std::env::var("SEED").map_or(1, |seed| seed.parse().unwrap());
     println!("SEED={seed}");
     let mut chance = StdRng::seed_from_u64(seed);
@@ -414,12 +482,18 @@ fn what_was_acknowledged_survives_a_kill() {
     let site = Site::new("[limits]\nreplays = 1024\nreceipts = 1024\njournal = 65536\n");
     let mut groups: Vec<Vec<Tracked>> =
         (0..4).map(|group| (0..4).map(|n| Tracked::new(group * 4 + n)).collect()).collect();
+    let mut circle = Circle::new();
     let mut acknowledged = 0;
     for round in 0..ROUNDS {
         let mut running = site.serve();
+        if round == 0 {
+            let created = circle.ask(site.at, circle.owner, Circle::CREATE).expect("an answer");
+            assert_eq!(created.kind, Kind::Grouped);
+        }
         for tracked in groups.iter_mut().flatten() {
             tracked.check(site.at);
         }
+        circle.check(site.at);
         let stop = AtomicBool::new(false);
         let count = AtomicU64::new(0);
         let life = Duration::from_micros(chance.random_range(500..40_000));
@@ -436,6 +510,13 @@ fn what_was_acknowledged_survives_a_kill() {
                     }
                 });
             }
+            let (stopped, counted, circle) = (&stop, &count, &mut circle);
+            let mut chance = StdRng::seed_from_u64(seed << 32 | round << 8 | 0xFF);
+            scope.spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    counted.fetch_add(u64::from(circle.step(site.at, &mut chance)), Ordering::Relaxed);
+                }
+            });
             std::thread::sleep(life);
             running.kill();
             stop.store(true, Ordering::Relaxed);
@@ -451,5 +532,6 @@ fn what_was_acknowledged_survives_a_kill() {
     for tracked in groups.iter_mut().flatten() {
         tracked.check(site.at);
     }
+    circle.check(site.at);
     drop(running);
 }

@@ -21,7 +21,14 @@ fn registrations_are_measured_and_survive_a_kill() {
     };
     assert_eq!((&run("register")["planned"], &run("register")["answered"]), (&300.into(), &300.into()));
     assert!(run("register")["figures"]["records_per_commit"].as_f64().unwrap() >= 1.0);
+    assert!(run("plain")["figures"]["ratio"].as_f64().unwrap() > 0.0);
+    let storm = &run("storm")["figures"];
+    for name in ["push_cpu_ns", "push_beside_cpu_ns", "push_beside_p99_us", "pushes_beside_per_s"] {
+        assert!(storm[name].is_number(), "{name} in {storm}");
+    }
     let recovered = &run("recover")["figures"];
+    assert_eq!(recovered["pushed"], recovered["delivered"], "messages reach what was acknowledged");
+    assert!(recovered["delivered"].as_f64().unwrap() > 0.0);
     assert_eq!(recovered["recovered"], recovered["acknowledged"]);
     assert!(recovered["recovered"].as_f64().unwrap() > 100.0);
     assert!(report["host"]["cpus"].as_u64().unwrap() > 0);

@@ -1,28 +1,43 @@
 //! `pushplane bench register`: how many registrations become durable a second, and what they cost.
 //!
 //! A real `serve`, as its own process, with a generated operator and its state on a real disk; terminals that no
-//! table knows register through a gateway, all from one thread.
+//! table knows register through a gateway, all from one thread, which also pushes and takes what gateways get.
+//!
+//! | run | what |
+//! |---|---|
+//! | register | every terminal once; answers while the journal is compacted are looked at apart, too |
+//! | plain | a server of a map behind a lock and an fdatasync a request, from the same load ([`plain`]) |
+//! | storm | pushes without and with registrations beside ([`storm`]) |
+//! | churn | renewals and releases |
+//! | recover | SIGKILL, start, count, and pushes to what was acknowledged |
 
 mod fleet;
 mod load;
 mod operator;
+mod plain;
+mod storm;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pushplane::clock::Clock;
-use pushplane::net::{allowed_cpus, bind_shards, pin};
+use pushplane::id::Endpoint;
+use pushplane::net::{Listener, allowed_cpus, bind_shards, pin};
 use serde_json::json;
 
 use self::fleet::{Fleet, Mix};
-use self::load::{Done, Load, Plan};
+use self::load::{Done, Load, Plan, Pushes};
 use self::operator::{Operator, Size};
+use self::plain::Plain;
 use super::report::{Figures, Report, Run};
 use super::served::{Counts, Served};
 use crate::outcome::Tally;
 use crate::{Stop, common};
 
-/// How many registrations become durable a second, what they cost, and how long they take to recover after a kill
+/// How many registrations become durable a second, what they cost, what pushes notice of them, and how long they take
+/// to recover after a kill
 ///
 /// Starts `serve` with a generated operator and its state in a temporary folder, registers terminals with it
 /// over loopback, and compares what it says with what it was told.
@@ -50,6 +65,9 @@ pub(crate) struct Args {
     /// Of a hundred requests of a terminal that is bound: so many release, the others renew
     #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=100))]
     releases: u32,
+    /// PUSHes a second, without and with registrations beside
+    #[arg(long, value_name = "N", default_value_t = 20_000.0, value_parser = positive)]
+    pushes: f64,
     /// Where the temporary folder is made: its disk is measured [default: the system's]
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
@@ -67,6 +85,17 @@ fn positive(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| "expected a number above 0".to_owned())
 }
 
+/// What a terminal with one address costs the controller (`src/control/store.rs`) and the live tables
+/// (`src/table/live.rs`).
+const ENTRY_BYTES: u32 = 148;
+const SLOT_BYTES: u32 = 92;
+
+/// Requests on their way to the plain version: each waits for all before it, and they find room in its socket.
+const PLAIN_OUTSTANDING: usize = 64;
+
+/// PUSHes a second to what was recovered.
+const SAMPLE_RATE: f64 = 10_000.0;
+
 pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = tempfile::tempdir_in(&parent).map_err(|error| Stop::file(&parent, error))?;
@@ -78,17 +107,23 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     if let [_, .., last] = allowed_cpus() {
         let _ = pin(*last);
     }
-    let bound = bind_shards(&[operator::requests_from()], 1, 4 << 20);
-    let mut bound = bound.map_err(|error| Stop::Wrong(error.to_string()))?;
-    let listener = bound.shards.remove(0).remove(0);
+    let compacts = Arc::new(AtomicBool::new(false));
+    let _watch = Watch::start(folder.path().join("state/journal"), Arc::clone(&compacts));
+    let addresses: Vec<Endpoint> =
+        std::iter::once(operator::requests_from()).chain(operator.gateways.iter().copied()).collect();
     let mut bench = Bench {
         args,
         folder: folder.path(),
         fleet: Fleet::new(&operator, args.users, args.seed),
-        load: Load::new(listener, operator.server, clock),
+        load: Load::new(listeners(&addresses)?, operator.server, clock, compacts),
         served,
     };
-    let runs = vec![bench.register()?, bench.churn()?, bench.recover(&operator, clock)?];
+    let register = bench.register()?;
+    let plain = bench.plain(&operator, clock, &register)?;
+    let mut runs = vec![register, plain];
+    runs.push(bench.storm()?);
+    runs.push(bench.churn()?);
+    runs.push(bench.recover(&operator, clock)?);
     let settings = [
         ("users", json!(args.users)),
         ("rows", json!(args.rows)),
@@ -96,10 +131,48 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         ("rate", json!(args.rate)),
         ("seconds", json!(args.seconds)),
         ("releases", json!(args.releases)),
+        ("pushes", json!(args.pushes)),
         ("seed", json!(args.seed)),
         ("folder", json!(parent)),
     ];
     Report::new("register", settings, runs).say(args.json)
+}
+
+/// A socket at each of these addresses.
+fn listeners(at: &[Endpoint]) -> Result<Vec<Listener>, Stop> {
+    let bound = bind_shards(at, 1, 4 << 20).map_err(|error| Stop::Wrong(error.to_string()))?;
+    Ok(bound.shards.into_iter().flatten().collect())
+}
+
+/// Looks every other millisecond whether a snapshot is being written: its file has no name yet.
+struct Watch {
+    stop: Arc<AtomicBool>,
+}
+
+impl Watch {
+    fn start(journal: PathBuf, compacts: Arc<AtomicBool>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let files = std::fs::read_dir(&journal).into_iter().flatten().flatten();
+                let is_one = |name: std::ffi::OsString| {
+                    let name = name.to_string_lossy();
+                    name.starts_with("snapshot-") && name.ends_with(".tmp")
+                };
+                let is_there = files.map(|file| file.file_name()).any(is_one);
+                compacts.store(is_there, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        Self { stop }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 struct Bench<'a> {
@@ -114,6 +187,8 @@ struct Bench<'a> {
 struct Snapshot {
     counts: Counts,
     controller_ns: u64,
+    answers_ns: u64,
+    compact_ns: u64,
     shard_ns: u64,
 }
 
@@ -122,7 +197,13 @@ impl Bench<'_> {
     fn register(&mut self) -> Result<Run, Stop> {
         let Args { users, rate, outstanding, .. } = *self.args;
         let (memory, _) = self.served.memory();
-        let plan = Plan { mix: Mix::New, rate, outstanding: outstanding as usize, length: None };
+        let plan = Plan {
+            mix: Some(Mix::New),
+            pushes: Pushes::None,
+            rate,
+            outstanding: outstanding as usize,
+            length: None,
+        };
         let progress = common::Progress::of("registering", users);
         let (done, mut figures) = self.measured(plan, &progress)?;
         let (now, _) = self.served.memory();
@@ -134,14 +215,47 @@ impl Bench<'_> {
             "bytes of memory a binding, all of them",
             each(now.saturating_sub(memory)),
         );
+        figures.add(
+            "memory_expected_bytes",
+            "bytes a binding by arithmetic: 148 of the controller's, 92 of the live tables",
+            f64::from(ENTRY_BYTES + SLOT_BYTES),
+        );
         Ok(a_run("register", "every terminal once".to_owned(), done, figures))
+    }
+
+    /// An ordinary server, from the same load, as long as the other parts.
+    fn plain(&self, operator: &Operator, clock: Clock, beside: &Run) -> Result<Run, Stop> {
+        let Args { users, outstanding, seconds, seed, .. } = *self.args;
+        let failed = |error| Stop::Failed(format!("the plain version cannot be had: {error}"));
+        let plain = Plain::start(operator::SERVER, &self.folder.join("plain")).map_err(failed)?;
+        let compacts = Arc::new(AtomicBool::new(false));
+        let mut load = Load::new(listeners(&[operator::requests_from()])?, plain.at, clock, compacts);
+        let mut fleet = Fleet::new(operator, users, seed);
+        let outstanding = (outstanding as usize).min(PLAIN_OUTSTANDING);
+        let length = Some(Duration::from_secs(seconds.into()));
+        let plan = Plan { mix: Some(Mix::New), pushes: Pushes::None, rate: None, outstanding, length };
+        let progress = common::Progress::start("registering with the plain version");
+        let done = load.run(&mut fleet, plan, &progress).map_err(socket_failed)?;
+        let rate = |answered: u64, seconds: f64| answered as f64 / seconds;
+        let own = rate(done.tally.answered, done.ns as f64 / 1e9);
+        let mut figures = Figures::default();
+        figures.add("requests_per_s", "requests a second, durable and answered", own);
+        let ratio = rate(beside.tally.answered, beside.seconds) / own;
+        figures.add("ratio", "times as many are durable a second in \"register\"", ratio);
+        Ok(a_run("plain", "a map behind a lock, and one fdatasync a request".to_owned(), done, figures))
     }
 
     /// Terminals by chance: they renew, release and come back.
     fn churn(&mut self) -> Result<Run, Stop> {
         let Args { rate, outstanding, seconds, releases, .. } = *self.args;
         let length = Some(Duration::from_secs(seconds.into()));
-        let plan = Plan { mix: Mix::Churn { releases }, rate, outstanding: outstanding as usize, length };
+        let plan = Plan {
+            mix: Some(Mix::Churn { releases }),
+            pushes: Pushes::None,
+            rate,
+            outstanding: outstanding as usize,
+            length,
+        };
         let progress = common::Progress::start("renewing and releasing");
         let (done, figures) = self.measured(plan, &progress)?;
         Ok(a_run("churn", format!("renewals, {releases} % releases"), done, figures))
@@ -167,17 +281,27 @@ impl Bench<'_> {
         figures.add("journal_bytes", "bytes of journal", journal as f64);
         figures.add("memory_bytes", "bytes of memory when ready", memory as f64);
         figures.add("memory_peak_bytes", "bytes of memory at the most", most as f64);
+        // What was acknowledged is not only counted: messages reach it.
+        let plan = Plan {
+            mix: None,
+            pushes: Pushes::Rate(SAMPLE_RATE),
+            rate: None,
+            outstanding: 0,
+            length: Some(Duration::from_secs(2)),
+        };
+        let progress = common::Progress::start("pushing to what was recovered");
+        let Done { pushed, .. } = self.load.run(&mut self.fleet, plan, &progress).map_err(socket_failed)?;
+        figures.add("pushed", "messages to terminals that were acknowledged, by chance", pushed.sent as f64);
+        figures.add("delivered", "of them delivered", pushed.delivered as f64);
         let mut tally = Tally { planned: expected, sent: expected, answered: found, ..Tally::default() };
-        tally.valid = found.abs_diff(expected) <= doubt;
-        let done = Done { tally, ns: self.served.start_ns };
-        Ok(a_run("recover", "SIGKILL, and started again".to_owned(), done, figures))
+        tally.valid = found.abs_diff(expected) <= doubt && pushed.sent == pushed.delivered;
+        Ok(Run { name: "recover", what: "SIGKILL, and started again".to_owned(), seconds, tally, figures })
     }
 
     /// A run of requests, and what it cost the server.
     fn measured(&mut self, plan: Plan, progress: &common::Progress) -> Result<(Done, Figures), Stop> {
         let before = self.snapshot()?;
-        let failed = |error| Stop::Failed(format!("the load's socket failed: {error}"));
-        let mut done = self.load.run(&mut self.fleet, plan, progress).map_err(failed)?;
+        let mut done = self.load.run(&mut self.fleet, plan, progress).map_err(socket_failed)?;
         // The page shows a moment that lies behind: what the last answers stand for is in it a little later.
         std::thread::sleep(Duration::from_millis(100));
         let after = self.snapshot()?;
@@ -196,15 +320,36 @@ impl Bench<'_> {
         let cpu = |before: u64, after: u64| after.saturating_sub(before) as f64 / answered;
         let controller_ns = cpu(before.controller_ns, after.controller_ns);
         figures.add("controller_cpu_ns", "ns of CPU a request on the controller", controller_ns);
-        figures.add("shard_cpu_ns", "ns of CPU a request on the shard", cpu(before.shard_ns, after.shard_ns));
+        let answers_ns = cpu(before.answers_ns, after.answers_ns);
+        figures.add("answers_cpu_ns", "ns of CPU a request on the thread that sends answers", answers_ns);
+        let compact_ns = cpu(before.compact_ns, after.compact_ns);
+        figures.add("compact_cpu_ns", "ns of CPU a request on the thread that writes snapshots", compact_ns);
+        let shard_ns = cpu(before.shard_ns, after.shard_ns);
+        figures.add("shard_cpu_ns", "ns of CPU a request on the shard", shard_ns);
+        let all_ns = controller_ns + answers_ns + compact_ns + shard_ns;
+        figures.add("cpu_ns", "ns of CPU a request in all", all_ns);
+        let (count, compacting) = done.compacting;
+        figures.add("compacting", "requests answered while a snapshot was written", count as f64);
+        figures.add("compacting_p99_us", "us, the p99 of these", compacting.p99 as f64 / 1e3);
+        figures.add("compacting_max_us", "us, the longest of these", compacting.max as f64 / 1e3);
         Ok((done, figures))
     }
 
     fn snapshot(&self) -> Result<Snapshot, Stop> {
         let counts = self.served.counts()?;
-        let (controller_ns, shard_ns) = (self.served.cpu_ns("controller"), self.served.cpu_ns("shard-"));
-        Ok(Snapshot { counts, controller_ns, shard_ns })
+        let cpu = |thread| self.served.cpu_ns(thread);
+        Ok(Snapshot {
+            counts,
+            controller_ns: cpu("controller"),
+            answers_ns: cpu("answers"),
+            compact_ns: cpu("compact"),
+            shard_ns: cpu("shard-"),
+        })
     }
+}
+
+fn socket_failed(error: std::io::Error) -> Stop {
+    Stop::Failed(format!("the load's socket failed: {error}"))
 }
 
 fn a_run(name: &'static str, what: String, done: Done, figures: Figures) -> Run {

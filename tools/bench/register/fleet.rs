@@ -121,6 +121,14 @@ impl<'a> Fleet<'a> {
         Some(Ask { n, kind: if releases { Kind::Release } else { Kind::Register } })
     }
 
+    /// A terminal by chance that is bound, for sure.
+    pub(super) fn target(&mut self) -> Option<PushId> {
+        let Self { asking, bound, chance, users, .. } = self;
+        let found =
+            (0..64).map(|_| chance.random_range(0..*users)).find(|n| bound.has(*n) && !asking.has(*n))?;
+        Some(self.operator.id(found))
+    }
+
     /// The datagram of a request.
     pub(super) fn datagram(&mut self, ask: &Ask, message: u64) -> &[u8] {
         let header = Header::new(ask.kind, self.operator.id(ask.n), PushId::NONE, message);

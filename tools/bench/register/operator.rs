@@ -9,20 +9,24 @@ use std::path::{Path, PathBuf};
 use pushplane::config::Limits;
 use pushplane::id::{Endpoint, PushId, PushPrefix};
 use pushplane::table::generate::{Generate, generate};
-use pushplane::table::rib::{Segment, Tunnel};
+use pushplane::table::rib::{App, Rule, Segment, Tunnel};
 use pushplane::table::{Image, Rib, source};
 
 use crate::{Stop, common};
 
 /// Where gateway number 0 stands; the others follow.
 const GATEWAYS: [u8; 4] = [127, 1, 0, 1];
-const SERVER: [u8; 4] = [127, 1, 1, 1];
+pub(super) const SERVER: [u8; 4] = [127, 1, 1, 1];
 /// The first realm of terminals: above those of the generated users.
 const REALM: u32 = 1 << 20;
 /// Terminals of one realm, each with an address in 10.0.0.0/8.
 const REALM_BITS: u32 = 24;
 /// Bits of a Push ID that no other server has a longer prefix of.
 const OWN_BITS: u8 = 16;
+/// Gateways that terminals are behind: each kind of tunnel.
+const GATEWAYS_USED: usize = 4;
+/// The application whose messages are pushed.
+pub(super) const APP: u32 = 0x00BE_7C00;
 /// The port of every terminal.
 const PORT: u16 = 2948;
 
@@ -42,6 +46,8 @@ pub(super) struct Operator {
     pub(super) config: PathBuf,
     /// Where the server listens.
     pub(super) server: Endpoint,
+    /// Where terminals' messages leave for: the gateways' addresses.
+    pub(super) gateways: Vec<Endpoint>,
     /// The first bits of every terminal's Push ID.
     own: u128,
 }
@@ -59,19 +65,30 @@ impl Operator {
             own_prefix(&rib).ok_or_else(|| Stop::Failed("no server has 16 bits of its own".to_owned()))?;
         rib.servers[0].address = server;
         for (n, row) in (0..).zip(&mut rib.gateways) {
-            row.address = gateway(n).with_port(row.address.port());
+            row.address = free_port(gateway(n))?;
             // Straight to a private address is nowhere on loopback.
             if row.tunnel == Tunnel::None {
                 row.tunnel = Tunnel::Plain;
             }
         }
-        rib.segments.extend(segments(size.users, rib.gateways.len() as u32));
+        let used = rib.gateways.len().min(GATEWAYS_USED);
+        rib.segments.extend(segments(size.users, used as u32));
+        let gateways = rib.gateways.iter().take(used).map(|row| row.address).collect();
+        rib.apps.push(App {
+            id: APP,
+            name: "bench".to_owned(),
+            sources: None,
+            users: false,
+            rule: Rule::Normal,
+            rate: None,
+            key: None,
+        });
         let image = Image::build(&rib).map_err(|error| common::fault(&sources, error))?;
         let path = folder.join("bench.ppt");
         image.write(&path).map_err(|error| Stop::file(&path, error))?;
         let config = folder.join("pushplane.toml");
         fs::write(&config, document(&rib, server, size)).map_err(|error| Stop::file(&config, error))?;
-        Ok(Self { config, server, own })
+        Ok(Self { config, server, gateways, own })
     }
 
     /// Terminal number `n`'s user.
@@ -91,14 +108,14 @@ impl Operator {
 }
 
 /// Where gateway number `n` stands.
-fn gateway(n: u8) -> Endpoint {
+const fn gateway(n: u8) -> [u8; 4] {
     let [a, b, c, d] = GATEWAYS;
-    Endpoint::new(Ipv4Addr::new(a, b, c, d + n).into(), 0)
+    [a, b, c, d + n]
 }
 
 /// The gateway's address that requests come from: whoever speaks from it may register anybody behind it.
 pub(super) fn requests_from() -> Endpoint {
-    gateway(0)
+    Endpoint::new(Ipv4Addr::from(gateway(0)).into(), 0)
 }
 
 fn free_port(ip: [u8; 4]) -> Result<Endpoint, Stop> {
