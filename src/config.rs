@@ -141,8 +141,8 @@ pub enum RegisterPolicy {
 pub struct Limits {
     /// The longest datagram taken, bytes. 1472 to 65507.
     pub datagram_max: usize,
-    /// Datagrams that a shard holds at once, received or being sent. × (`datagram_max` + 192 bytes, and 180 of
-    /// accounts): 1024 × 2.4 KiB = 2.4 MiB a shard; besides, 4.4 MiB to receive into and to send from, of
+    /// Datagrams that a shard holds at once, received or being sent. × (`datagram_max` + 192 bytes, and 450 of
+    /// accounts): 1024 × 2.6 KiB = 2.6 MiB a shard; besides, 4.4 MiB to receive into and to send from, of
     /// which only what datagrams have touched is there.
     pub frames: usize,
     /// Receipts that a shard can owe at once, for 32 s each. × 64 bytes: 262 144 × 64 B = 16 MiB a shard.

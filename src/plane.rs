@@ -26,6 +26,7 @@ mod resolve;
 mod rewrite;
 mod terminals;
 mod trace;
+mod unsent;
 
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -37,6 +38,7 @@ pub use rejects::RejectLimiter;
 pub use replay::{ReplayWindow, Seen};
 pub use terminals::{Key, Known, Moment};
 pub use trace::{NoTrace, Trace};
+pub use unsent::{Asked, Origin};
 
 use crate::clock::Now;
 use crate::config::{Limits, Policy};

@@ -190,6 +190,58 @@ fn a_push_arrives_over_either_port_and_the_server_stops_when_asked() {
     }
 }
 
+/// "REJECT where it failed": what the kernel does not take is the sender's to know, once, and in one counter.
+#[test]
+fn what_the_kernel_does_not_take_is_rejected() {
+    for io in ["auto", "socket"] {
+        let site = Site::new(&format!("io = \"{io}\"\n[limits]\ndatagram_max = 65507\n"));
+        let gateways = "[[gateway]]\nname = \"g\"\naddress = \"127.0.0.3:17400\"\ntunnel = \"none\"\n\
+            [[gateway]]\nname = \"v\"\naddress = \"127.0.0.3:4789\"\ntunnel = \"vxlan\"\nvni = 100\n\
+            mac = \"02:00:00:00:00:01\"\nsource = \"10.255.0.254:17400\"\n";
+        site.write("tables/gateways.toml", gateways);
+        site.write("tables/segments.csv", "realm,prefix,gateway\n0,0.0.0.0/0,g\n1,0.0.0.0/0,v\n");
+        // From an address of loopback there is no way out of this host; and vxlan makes the longest datagram longer.
+        let (away, far) = (PushId(8), PushId(9));
+        let private = site.terminal.local_addr().unwrap();
+        let users = format!(
+            "push_id,device,realm,private\n{USER},1,0,{private}\n{away},1,0,192.0.2.1:7\n{far},1,1,10.0.0.5:7\n"
+        );
+        site.write("tables/users.csv", &users);
+        let mut running = site.serve();
+        let (sender, mut buffer) = (site.sender(), vec![0; 65_535]);
+        let to = |user, message, length| {
+            let header = Header { app: 7, ..Header::new(Kind::Push, user, PushId(77), message) };
+            HeadBuilder::new(&header).datagram(&vec![1; length]).unwrap()
+        };
+        for (message, user, length, reason) in
+            [(1, away, 10, (10, "no-route")), (2, far, 65_440, (18, "too-large"))]
+        {
+            sender.send(&to(user, message, length)).unwrap();
+            let length = sender.recv(&mut buffer).unwrap();
+            let reject = prp::parse(&buffer[..length]).unwrap();
+            assert_eq!((reject.kind, reject.header.message), (Kind::Reject, message));
+            assert_eq!((reject.header.source, reject.header.destination), (user, PushId(77)));
+            assert_eq!(reject.options.reason(&buffer[..length]), Some(reason));
+        }
+        // Beside one that leaves, in one burst or not.
+        for message in 3..43 {
+            let user = if message % 2 == 0 { away } else { USER };
+            sender.send(&to(user, message, 10)).unwrap();
+        }
+        for message in (3..43).step_by(2) {
+            let length = site.terminal.recv(&mut buffer).unwrap();
+            assert_eq!(prp::parse(&buffer[..length]).unwrap().header.message, message);
+            let length = sender.recv(&mut buffer).unwrap();
+            assert_eq!(prp::parse(&buffer[..length]).unwrap().header.message, message + 1);
+        }
+        running.signal("TERM");
+        let (status, errors) = running.end();
+        assert_eq!(status, Some(0), "{errors}");
+        let expected = "received 42, delivered 20, forwarded 0, answered 0, dropped 22, unaccounted 0";
+        assert!(errors.contains(expected), "{errors}");
+    }
+}
+
 /// Ruling 22 of PROTOCOL.md: what a terminal gets leaves from the listening address that it last wrote to.
 #[test]
 fn a_terminal_hears_from_the_address_that_it_last_wrote_to() {

@@ -2,8 +2,9 @@
 //!
 //! A message with datagrams on their way has a slot; when the kernel has said the last word on each of
 //! them, the slot is closed into `delivered`, `forwarded` or `answered` if one of them left, else into
-//! the drop reason of the error. Costs a few words a message in flight.
+//! the drop reason of the error. Costs 128 bytes a message in flight.
 
+use super::unsent::{Origin, Unsent};
 use crate::metrics::Counters;
 use crate::packet::Done;
 use crate::reason::Reason;
@@ -28,6 +29,7 @@ struct Slot {
     pending: u32,
     left: bool,
     reason: Reason,
+    origin: Origin,
 }
 
 /// The accounts of one shard.
@@ -36,14 +38,22 @@ pub struct Ledger {
     counters: Counters,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Accounts that were closed without anything having left, and that nobody looked at yet.
+    unsent: Vec<Unsent>,
+}
+
+/// An account just opened.
+const fn opened(account: Account, pending: u32, origin: Origin) -> Slot {
+    Slot { account, pending, left: false, reason: Reason::Overloaded, origin }
 }
 
 impl Ledger {
     /// For so many messages in flight.
     pub fn new(messages: usize) -> Self {
-        let empty = Slot { account: Account::Answered, pending: 0, left: false, reason: Reason::Overloaded };
+        let empty = opened(Account::Answered, 0, Origin::Nobody);
         let free = (0..messages as u32).rev().collect();
-        Self { counters: Counters::default(), slots: vec![empty; messages], free }
+        let unsent = Vec::with_capacity(messages);
+        Self { counters: Counters::default(), slots: vec![empty; messages], free, unsent }
     }
 
     /// What was counted.
@@ -67,12 +77,11 @@ impl Ledger {
         self.counters.drop(reason);
     }
 
-    /// Opens the account of a message that will cause `datagrams` datagrams. `None` when as many are
-    /// in flight as there are slots.
-    pub fn open(&mut self, account: Account, datagrams: usize) -> Option<u32> {
+    /// Opens the account of a message that will cause `datagrams` datagrams on behalf of `origin`. `None` when as
+    /// many are in flight as there are slots.
+    pub fn open(&mut self, account: Account, datagrams: usize, origin: Origin) -> Option<u32> {
         let token = self.free.pop()?;
-        let slot = Slot { account, pending: datagrams as u32, left: false, reason: Reason::Overloaded };
-        self.slots[token as usize] = slot;
+        self.slots[token as usize] = opened(account, datagrams as u32, origin);
         self.counters.in_flight += 1;
         Some(token)
     }
@@ -86,6 +95,11 @@ impl Ledger {
     /// One datagram of an account will not be made.
     pub fn failed(&mut self, token: u32, reason: Reason) {
         self.end_one(token, Err(reason));
+    }
+
+    /// Messages of which nothing left.
+    pub(super) fn unsent_mut(&mut self) -> &mut Vec<Unsent> {
+        &mut self.unsent
     }
 
     /// The kernel has said the last word on these datagrams.
@@ -128,11 +142,17 @@ impl Ledger {
         if slot.pending > 0 {
             return;
         }
-        let Slot { account, left, reason, .. } = *slot;
+        let Slot { account, left, reason, origin, .. } = *slot;
         self.free.push(token);
         self.counters.in_flight -= 1;
         match (left, account) {
-            (false, _) => self.counters.drop(reason),
+            (false, _) => {
+                self.counters.drop(reason);
+                // Within what was allocated: whoever has this many not looked at does not look at all.
+                if origin != Origin::Nobody && self.unsent.len() < self.slots.len() {
+                    self.unsent.push(Unsent { origin, reason });
+                }
+            }
             (true, Account::Delivered) => self.counters.delivered += 1,
             (true, Account::Forwarded) => self.counters.forwarded += 1,
             (true, Account::Answered) => self.counters.answered += 1,
@@ -145,7 +165,9 @@ fn reason_of(errno: i32) -> Reason {
     match errno {
         libc::EMSGSIZE => Reason::TooLarge,
         libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::ECANCELED | libc::ESHUTDOWN => Reason::Overloaded,
-        libc::ENETUNREACH | libc::ENETDOWN | libc::EAFNOSUPPORT | libc::EINVAL => Reason::NoRoute,
+        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EAFNOSUPPORT | libc::EINVAL => {
+            Reason::NoRoute
+        }
         _ => Reason::GatewayFailed,
     }
 }
@@ -159,7 +181,7 @@ mod tests {
         let mut ledger = Ledger::new(2);
         let done = |token, errno| [Done { token, bytes: 10, errno }];
         ledger.received(10);
-        let token = ledger.open(Account::Delivered, 3).unwrap();
+        let token = ledger.open(Account::Delivered, 3, Origin::Nobody).unwrap();
         assert_eq!((ledger.counters().in_flight, ledger.counters().unaccounted()), (1, 0));
         ledger.settle(&done(token, 0));
         ledger.failed(token, Reason::Overloaded);
@@ -167,14 +189,14 @@ mod tests {
         assert_eq!((ledger.counters().delivered, ledger.counters().in_flight), (1, 0));
         assert_eq!((ledger.counters().terminals_failed, ledger.counters().unaccounted()), (2, 0));
         ledger.received(10);
-        let token = ledger.open(Account::Forwarded, 1).unwrap();
+        let token = ledger.open(Account::Forwarded, 1, Origin::Nobody).unwrap();
         ledger.settle(&done(token, libc::EMSGSIZE));
         assert_eq!(ledger.counters().dropped[Reason::TooLarge.index()], 1);
         assert_eq!(ledger.counters().unaccounted(), 0);
         ledger.settle(&done(EXTRA, 0));
         assert_eq!((ledger.counters().tx, ledger.counters().rejects), (2, 1));
         ledger.received(10);
-        let token = ledger.open(Account::Delivered, 2).unwrap();
+        let token = ledger.open(Account::Delivered, 2, Origin::Nobody).unwrap();
         ledger.cancel(token);
         ledger.dropped(Reason::TooLarge);
         assert_eq!((ledger.counters().unaccounted(), ledger.counters().terminals_failed), (0, 2));
@@ -183,7 +205,7 @@ mod tests {
     #[test]
     fn without_a_slot_nothing_is_opened() {
         let mut ledger = Ledger::new(1);
-        assert!(ledger.open(Account::Answered, 1).is_some());
-        assert!(ledger.open(Account::Answered, 1).is_none());
+        assert!(ledger.open(Account::Answered, 1, Origin::Nobody).is_some());
+        assert!(ledger.open(Account::Answered, 1, Origin::Nobody).is_none());
     }
 }

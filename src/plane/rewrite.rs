@@ -2,7 +2,7 @@
 //! payload never moves, heads and tunnel headers grow into the headroom in front of it.
 
 use super::{
-    Account, Asker, Cell, EXTRA, Exchange, Grant, Hop, Moment, Plane, Punt, Read, Terminal, Verdict,
+    Account, Asker, Cell, EXTRA, Exchange, Grant, Hop, Moment, Origin, Plane, Punt, Read, Terminal, Verdict,
 };
 use crate::id::Endpoint;
 use crate::packet::{Burst, Class, Frame, FramePool, Tx};
@@ -75,15 +75,19 @@ impl Plane {
             return Err(Reason::Malformed);
         };
         let (from, listener) = (row.from, row.listener);
-        if !cell.grant.is_copy {
+        let origin = if cell.grant.is_copy {
+            Origin::Copy(at)
+        } else {
             let key = cell.grant.signed_by.map(|key| moment.tables.key_id(key));
-            if let Err(reason) = remember(moment, message, &Asker { from, listener, key }) {
+            let asker = Asker { from, listener, key };
+            if let Err(reason) = remember(moment, message, &asker) {
                 row.frame = Some(original);
                 return Err(reason);
             }
-        }
+            Origin::of(&message.header, asker)
+        };
         let account = if cell.verdict == Verdict::Deliver { Account::Delivered } else { Account::Forwarded };
-        let Some(token) = ledger.open(account, cell.sends) else {
+        let Some(token) = ledger.open(account, cell.sends, origin) else {
             row.frame = Some(original);
             return Err(Reason::Overloaded);
         };
@@ -138,7 +142,7 @@ impl Plane {
         head.restart(&header);
         frame.truncate(message.payload_end);
         replace_head(frame, message.payload_start, head, grant.signed_by, moment)?;
-        let token = ledger.open(Account::Answered, 1).ok_or(Reason::Overloaded)?;
+        let token = ledger.open(Account::Answered, 1, Origin::Nobody).ok_or(Reason::Overloaded)?;
         if let Some(frame) = row.frame.take() {
             let (to, listener, flow) = (row.from, row.listener, header.destination.steer());
             burst.tx.push(Tx { frame, to, listener, class: Class::Normal, flow, token });
@@ -208,7 +212,7 @@ fn copy_of(original: Option<&Frame>, pool: &mut FramePool) -> Option<Frame> {
 }
 
 /// Puts a head, signed with a key if there is one, in place of the first `old` bytes of a frame.
-fn replace_head(
+pub(super) fn replace_head(
     frame: &mut Frame,
     old: usize,
     head: &mut HeadBuilder,

@@ -27,7 +27,7 @@ use crate::id::PushId;
 use crate::metrics::{Board, Counters};
 use crate::net::Port;
 use crate::packet::{BURST_MAX, Burst, Class, Tx};
-use crate::plane::{Account, EXTRA, Handoff, Plane, Site, Verdict};
+use crate::plane::{Account, EXTRA, Handoff, Origin, Plane, Site, Verdict};
 use crate::reason::Reason;
 use crate::table::Tables;
 use crate::table::publish::Reader;
@@ -222,17 +222,18 @@ impl<P: Port> Fanout<P> {
         super::shard::send(&mut self.port, &mut self.burst, &mut self.later)?;
         drop(tables);
         self.burst.clear_rows();
+        // Before the verdicts: those of copies that the kernel did not take say so then.
+        self.settle();
         for (row, at) in (first..round.done).enumerate() {
             round.note(round.push.members[at], self.plane.verdict(row));
         }
         self.plane.ledger_mut().counters_mut().bursts += 1;
-        self.settle();
         Ok(())
     }
 
     fn settle(&mut self) {
-        self.plane.ledger_mut().settle(&self.burst.done);
-        self.burst.done.clear();
+        let tells = self.plane.settle(&mut self.burst);
+        debug_assert!(!tells, "only copies and answers are sent here");
     }
 
     /// Counts a message whose copies have left, and tells its sender what there is to tell.
@@ -252,7 +253,7 @@ impl<P: Port> Fanout<P> {
         let Some(Reply { to, listener, datagram, is_reject }) = reply else { return Ok(()) };
         let Some(mut frame) = self.burst.pool.take() else { return Ok(()) };
         let ledger = self.plane.ledger_mut();
-        let token = if is_reject { Some(EXTRA) } else { ledger.open(Account::Answered, 1) };
+        let token = if is_reject { Some(EXTRA) } else { ledger.open(Account::Answered, 1, Origin::Nobody) };
         match token.filter(|_| frame.fill(&datagram)) {
             Some(token) => {
                 self.burst.tx.push(Tx { frame, to, listener, class: Class::Normal, flow: 0, token });
@@ -332,9 +333,9 @@ mod tests {
     use crate::wire::prp::{HeadBuilder, Header, Kind, flag};
     use std::time::Duration;
 
-    /// Keeps what it sends.
+    /// Keeps what it sends, and sends nothing to this address.
     #[derive(Default)]
-    struct Kept(Vec<(Endpoint, Header)>);
+    struct Kept(Vec<(Endpoint, Header)>, Option<Endpoint>);
 
     impl Port for Kept {
         fn recv(&mut self, _: &mut Burst, _: Duration) -> io::Result<()> {
@@ -343,8 +344,11 @@ mod tests {
 
         fn send(&mut self, burst: &mut Burst) -> io::Result<()> {
             for tx in burst.tx.drain(..) {
-                self.0.extend(Header::read(tx.frame.bytes()).map(|header| (tx.to, header)));
-                burst.done.push(Done { token: tx.token, bytes: tx.frame.len() as u32, errno: 0 });
+                let errno = if self.1 == Some(tx.to) { libc::ENETUNREACH } else { 0 };
+                if errno == 0 {
+                    self.0.extend(Header::read(tx.frame.bytes()).map(|header| (tx.to, header)));
+                }
+                burst.done.push(Done { token: tx.token, bytes: tx.frame.len() as u32, errno });
                 burst.pool.put(tx.frame);
             }
             Ok(())
@@ -496,6 +500,19 @@ mod tests {
         assert_eq!((sent.len(), told.len()), (2, 1));
         assert_eq!((told[0].1.kind, told[0].1.source, told[0].1.message), (Kind::Receipt as u8, SMALL, 1));
         assert_eq!(bench.fanout.board.read().tx, 2);
+    }
+
+    #[test]
+    fn a_copy_that_is_not_taken_reached_nobody() {
+        let mut bench = Bench::new();
+        bench.fanout.port.1 = "203.0.113.1:1000".parse().ok();
+        bench.push(SMALL, 1, flag::RECEIPT);
+        let (_, sent) = bench.work();
+        let told: Vec<_> = sent.iter().map(|(to, header)| (*to, header.kind, header.message)).collect();
+        assert_eq!(told, [(SENDER.parse().unwrap(), Kind::Reject as u8, 1)]);
+        let counters = bench.fanout.board.read();
+        assert_eq!((counters.delivered, counters.dropped[Reason::NoRoute.index()]), (0, 1));
+        assert_eq!((counters.copies_delivered, counters.copies_dropped, counters.rejects), (0, 2, 1));
     }
 
     #[test]

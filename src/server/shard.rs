@@ -68,7 +68,7 @@ impl<P: Port> Shard<P> {
     pub fn work(&mut self, now: Now) -> io::Result<bool> {
         let before = self.plane.ledger().counters().punted;
         let worked = self.has_work();
-        self.settle();
+        self.settle(now)?;
         if !self.burst.rows.is_empty() {
             let tables = self.tables.enter();
             loop {
@@ -87,7 +87,7 @@ impl<P: Port> Shard<P> {
             // Only now have the bursts left: what follows a change waits for that.
             drop(tables);
             self.burst.clear_rows();
-            self.settle();
+            self.settle(now)?;
         }
         let bursts = self.plane.ledger().counters().bursts;
         if !worked || bursts.is_multiple_of(DROPS_EVERY) {
@@ -107,9 +107,17 @@ impl<P: Port> Shard<P> {
         (counters.rx_starved, counters.rx_interrupted, counters.rx_errors) = (starved, interrupted, errors);
     }
 
-    fn settle(&mut self) {
-        self.plane.ledger_mut().settle(&self.burst.done);
-        self.burst.done.clear();
+    /// Accounts for what was sent, and tells who sent what did not leave.
+    fn settle(&mut self, now: Now) -> io::Result<()> {
+        if self.plane.settle(&mut self.burst) {
+            let tables = self.tables.enter();
+            self.plane.tell_unsent(&self.site, &tables, now, &mut self.burst);
+            self.port.send(&mut self.burst)?;
+            drop(tables);
+            let tells = self.plane.settle(&mut self.burst);
+            debug_assert!(!tells, "nobody is told that a REJECT did not leave");
+        }
+        Ok(())
     }
 
     /// Ends the shard: stops receiving, works on what had arrived, and closes the port once that has left.

@@ -2,12 +2,28 @@
 
 use super::cast::gateway::decapsulate;
 use super::naive::Letter;
-use super::oracle::{Expected, Judged, Outcome, Way};
+use super::oracle::{Expected, Judged, Outcome, Sender, Way};
 use super::port::{Offered, Waiting};
 use super::world::World;
 use crate::id::Endpoint;
 use crate::metrics::Counters;
 use crate::reason::Reason;
+
+/// What the port said to the datagrams of one message.
+struct Fate {
+    sender: Option<Sender>,
+    left: bool,
+    /// Of the last that it refused.
+    refused: Option<Reason>,
+}
+
+impl Fate {
+    /// The REJECT of a message of which nothing left.
+    fn owes(&self) -> Option<Expected> {
+        let reason = self.refused.filter(|_| !self.left)?;
+        self.sender.as_ref().map(|sender| sender.reject(reason))
+    }
+}
 
 impl World {
     /// Everything that a server did with a burst is what the oracle says, datagram by datagram and
@@ -28,19 +44,35 @@ impl World {
             self.fail("datagrams leave out of the order of their classes");
         }
         let outcomes: Vec<Outcome> = judged.iter().map(|judged| judged.outcome).collect();
-        let mut missing: Vec<Expected> = judged.into_iter().flat_map(|judged| judged.sends).collect();
+        let (mut missing, mut fates) = (Vec::new(), Vec::new());
+        for Judged { sends, sender, .. } in judged {
+            missing.extend(sends.into_iter().map(|expected| (fates.len(), expected)));
+            fates.push(Fate { sender, left: false, refused: None });
+        }
         let scarce = self.options.is_scarce();
         for offer in offered {
-            let matching = missing.iter().position(|expected| self.is_same(site, offer, expected));
+            let matching = missing.iter().position(|(_, expected)| self.is_same(site, offer, expected));
             if let Some(at) = matching {
-                missing.swap_remove(at);
+                let fate: &mut Fate = &mut fates[missing.swap_remove(at).0];
+                fate.left |= offer.is_sent;
+                let is_long = offer.bytes.len() > self.options.local_mtu;
+                let reason = if is_long { Reason::TooLarge } else { Reason::Overloaded };
+                if !offer.is_sent {
+                    fate.refused = Some(reason);
+                }
+                continue;
+            }
+            // Who is told of what did not leave is told after all that did.
+            let is_owed = |fate: &Fate| fate.owes().is_some_and(|owed| self.is_same(site, offer, &owed));
+            if let Some(at) = fates.iter().position(is_owed) {
+                fates[at].sender = None;
                 continue;
             }
             let overloaded = || Letter::decode(&offer.bytes).ok()?.reason();
             if scarce && offer.is_reject && overloaded() == Some(Reason::Overloaded) {
                 continue;
             }
-            let near: Vec<_> = missing.iter().filter(|expected| expected.to == offer.to).collect();
+            let near: Vec<_> = missing.iter().filter(|(_, expected)| expected.to == offer.to).collect();
             self.fail(&format!(
                 "server {site} sends to {} ({:?}) what it should not: {:?}\n  expected there: {near:?}\n  of {outcomes:?}",
                 offer.to,
@@ -48,6 +80,8 @@ impl World {
                 self.inner(site, offer).and_then(|bytes| Letter::decode(&bytes).ok()),
             ));
         }
+        let mut missing: Vec<Expected> = missing.into_iter().map(|(_, expected)| expected).collect();
+        missing.extend(fates.iter().filter_map(Fate::owes));
         self.check_missing(site, &missing, &outcomes, before, after);
         let refused = offered.iter().any(|offered| !offered.is_sent);
         self.check_counters(site, &outcomes, scarce || refused, before, after);

@@ -64,6 +64,24 @@ pub struct Judged {
     pub outcome: Outcome,
     /// What leaves, a REJECT too.
     pub sends: Vec<Expected>,
+    /// Who is told when nothing of it can be sent.
+    pub sender: Option<Sender>,
+}
+
+/// Who gets a REJECT, for whatever reason.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sender {
+    to: Endpoint,
+    head: Letter,
+    key: Option<u32>,
+}
+
+impl Sender {
+    /// The REJECT for this reason.
+    pub fn reject(&self, reason: Reason) -> Expected {
+        let Self { to, ref head, key } = *self;
+        Expected { to, class: Class::Normal, way: Way::Reject, letter: reject(head, reason), key }
+    }
 }
 
 /// What a server remembers, and by what it judges.
@@ -126,18 +144,18 @@ impl Model {
                 self.remember(shard, now, &row, datagram.from);
             }
             let sent = resolved.and_then(|sends| reachable(site, datagram.listener, sends));
-            let (outcome, sends) = sent.unwrap_or_else(|reason| {
-                let answerable = row.head.filter(|head| site.policy.rejects && !is_answer(head.kind));
-                let reject = answerable.map(|head| Expected {
-                    to: datagram.from,
-                    class: Class::Normal,
-                    way: Way::Reject,
-                    letter: reject(&head, reason),
-                    key: row.signed,
-                });
-                (Outcome::Dropped(reason), reject.into_iter().collect())
-            });
-            Judged { outcome, sends }
+            let answerable = row.head.filter(|head| site.policy.rejects && !is_answer(head.kind));
+            let sender = answerable.map(|head| Sender { to: datagram.from, head, key: row.signed });
+            match sent {
+                Ok((outcome, sends)) => {
+                    let sender = sender.filter(|_| outcome != Outcome::Answered);
+                    Judged { outcome, sends, sender }
+                }
+                Err(reason) => {
+                    let sends = sender.map(|sender| sender.reject(reason)).into_iter().collect();
+                    Judged { outcome: Outcome::Dropped(reason), sends, sender: None }
+                }
+            }
         })
         .collect()
     }

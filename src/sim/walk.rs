@@ -49,7 +49,7 @@ impl World {
                 self.fail(&format!("the oracle's walk does not end: {datagram:?} at {site}"));
             }
             let own = &self.operator.sites[site];
-            for Judged { outcome, sends } in models[site].judge(own, 0, self.now, &[datagram]) {
+            for Judged { outcome, sends, .. } in models[site].judge(own, 0, self.now, &[datagram]) {
                 fate.is_racy |= outcome == Outcome::Dropped(Reason::StaleOrReplayed) && count > 0;
                 for send in sends {
                     let bytes = self.encode(site, &send);

@@ -217,8 +217,12 @@ fn what_is_urgent_leaves_first_when_not_everything_can() {
     world.run();
     let reached: Vec<u64> = (1..=6).filter(|number| !world.record(*number).delivered.is_empty()).collect();
     assert_eq!(reached, [2, 3, 5, 6], "the normal ones did not fit");
-    let order: Vec<u8> = world.watch().iter().map(|sent| sent.bytes[22 + 28 + 40 + 7]).collect();
+    let order: Vec<u8> = world.watch().iter().take(4).map(|sent| sent.bytes[22 + 28 + 40 + 7]).collect();
     assert_eq!(order, [3, 6, 2, 5], "{:?}, then {:?}", Class::MinDelay, Class::Priority);
+    for number in 1..=6 {
+        let expected: &[Reason] = if reached.contains(&number) { &[] } else { &[Reason::Overloaded] };
+        assert_eq!(world.record(number).rejects, expected, "{number}");
+    }
     let counters = world.counters(0);
     assert_eq!((counters.delivered, counters.dropped[Reason::Overloaded.index()]), (4, 2));
     world.close();
@@ -450,6 +454,33 @@ fn what_cannot_be_made_or_sent_is_rejected() {
         let record = world.record(message);
         assert_eq!((&record.rejects[..], record.delivered.len()), (rejects, usize::from(rejects.is_empty())));
     }
+    world.close();
+}
+
+/// "PUSH … answered by … REJECT where it failed" (kinds), also where that shows only when the datagram is sent, and
+/// where another server had forwarded the PUSH.
+#[test]
+fn what_is_not_taken_is_rejected() {
+    let mut operator = operator(2);
+    for (site, user) in [(0, user(0, 5)), (1, user(1, 5))] {
+        operator.add_terminal(site, at(1, v4(10, 0, 0, 5, 2948), empty_row(user, 0)), None);
+    }
+    let mut options = Options::plain(2);
+    // A header, and what a forward adds, but no tunnel's.
+    options.local_mtu = 1_000;
+    let mut world = World::new(0, options, operator);
+    let too_large: &[Reason] = &[Reason::TooLarge];
+    for (message, user, bytes, rejects) in
+        [(1, user(0, 5), 100, &[][..]), (2, user(0, 5), 930, too_large), (3, user(1, 5), 930, too_large)]
+    {
+        world.push(PUSHER, 0, Letter { payload: vec![1; bytes], ..push(user, message) }, None);
+        world.run();
+        let record = world.record(message);
+        assert_eq!((&record.rejects[..], record.delivered.len()), (rejects, usize::from(rejects.is_empty())));
+    }
+    let counters = [0, 1].map(|site| world.counters(site));
+    assert_eq!(counters.map(|counters| counters.tx_too_long), [1, 1]);
+    assert_eq!(counters.map(|counters| counters.dropped[Reason::TooLarge.index()]), [1, 1]);
     world.close();
 }
 
