@@ -40,12 +40,12 @@ impl Engine {
         out: &mut Outbox,
     ) {
         for relay in self.relays.supersede(user, device, to) {
-            self.settle(tables, &relay, now, out);
+            self.settle_debt(tables, &relay, now, out);
         }
     }
 
     /// A request is over: what it was owed by is.
-    pub(super) fn settle(&mut self, tables: &Tables, relay: &Relay, now: Now, out: &mut Outbox) {
+    pub(super) fn settle_debt(&mut self, tables: &Tables, relay: &Relay, now: Now, out: &mut Outbox) {
         if let Some(owed) = relay.owed().filter(|owed| self.owed.get(owed).is_some()) {
             self.commit(tables, Change::Settle(owed), now, out);
         }

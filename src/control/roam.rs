@@ -132,7 +132,7 @@ impl Engine {
         now: Now,
         out: &mut Outbox,
     ) {
-        self.settle(tables, &relay, now, out);
+        self.settle_debt(tables, &relay, now, out);
         let Relay { task, to, user, device, validity_s, .. } = relay;
         match task {
             Task::Register(mut registration) => {
