@@ -287,7 +287,7 @@ fn report(socket: &UdpSocket, bytes: &[u8]) -> bool {
 #[test]
 fn what_was_answered_survives_a_kill() {
     const USERS: usize = 6;
-    const ROUNDS: usize = 100;
+    const ROUNDS: usize = 60;
     let user = |n: usize| PushId(0x300 + n as u128);
     let imsi = |n: usize| format!("26201{n:010}");
     let rows: String = (0..USERS).map(|n| format!("{},0,{}\n", user(n), imsi(n))).collect();
