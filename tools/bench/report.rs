@@ -54,6 +54,11 @@ impl Figures {
         self.0.push(Figure { name, text, value });
     }
 
+    /// One by its name.
+    pub(crate) fn get(&self, name: &str) -> Option<f64> {
+        self.0.iter().find(|figure| figure.name == name).map(|figure| figure.value)
+    }
+
     /// One that was added.
     pub(crate) fn of(&self, name: &str) -> Option<f64> {
         self.0.iter().find(|figure| figure.name == name).map(|figure| figure.value)

@@ -172,16 +172,19 @@ fn batches(socket: &UdpSocket, names: &[libc::sockaddr_in], shared: &Shared) {
                 ..NO_HEADER
             };
         }
-        let mut done = 0;
+        let (mut done, mut taken) = (0, 0);
         while done < count {
             // SAFETY: as above; the headers from `done` to `count` lie within the vector.
             let now = unsafe {
                 let flags = libc::MSG_DONTWAIT as _;
                 libc::sendmmsg(fd, sent.as_mut_ptr().add(done), (count - done) as _, flags)
             };
-            done += usize::try_from(now).unwrap_or(0).max(1);
+            let now = usize::try_from(now).unwrap_or(0);
+            taken += now;
+            // What is refused is passed over.
+            done += now.max(1);
         }
-        shared.forwarded.fetch_add(count as u64, Ordering::Relaxed);
+        shared.forwarded.fetch_add(taken as u64, Ordering::Relaxed);
     }
 }
 
@@ -202,7 +205,8 @@ struct Group {
 
 const SEGMENTS_MAX: usize = 64;
 const SENDS_MAX: usize = 512;
-const SENT: u64 = 1;
+/// What an IPv4 packet holds, less the headers of IP and UDP.
+const BYTES_MAX: usize = 65_507;
 /// What the kernel writes before a datagram: `io_uring_recvmsg_out`, the sender, the length of each of several.
 const OUT_BYTES: usize = 16;
 const CONTROL_BYTES: usize = 24;
@@ -278,8 +282,14 @@ impl Ring {
             let wait = Timespec::from(IDLE);
             let _ = ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&wait));
             completions.extend(ring.completion());
-            let mut forwarded = 0;
-            for completion in completions.drain(..).filter(|completion| completion.user_data() != SENT) {
+            let mut any = false;
+            for completion in completions.drain(..) {
+                if completion.user_data() > 0 {
+                    // Only what the kernel took was forwarded.
+                    let datagrams = if completion.result() < 0 { 0 } else { completion.user_data() };
+                    shared.forwarded.fetch_add(datagrams, Ordering::Relaxed);
+                    continue;
+                }
                 armed &= cqueue::more(completion.flags());
                 let Some(id) = cqueue::buffer_select(completion.flags()) else { continue };
                 used.push(id);
@@ -288,7 +298,9 @@ impl Ring {
                     let hop = decide(push, names.len());
                     let part = libc::iovec { iov_base: push.as_mut_ptr().cast(), iov_len: push.len() };
                     let group = &mut groups[hop];
-                    if group.bytes != part.iov_len || group.parts.len() == SEGMENTS_MAX {
+                    let is_full = group.parts.len() == SEGMENTS_MAX
+                        || (group.parts.len() + 1) * part.iov_len > BYTES_MAX;
+                    if group.bytes != part.iov_len || is_full {
                         sends.push(ring, hop, group);
                     }
                     if group.parts.is_empty() {
@@ -296,16 +308,15 @@ impl Ring {
                     }
                     group.bytes = part.iov_len;
                     group.parts.push(part);
-                    forwarded += 1;
+                    any = true;
                 }
             }
             for hop in touched.drain(..) {
                 sends.push(ring, hop, &mut groups[hop]);
             }
-            if forwarded > 0 {
+            if any {
                 sends.submit(ring);
                 used.drain(..).for_each(|id| buffers.lend(id));
-                shared.forwarded.fetch_add(forwarded, Ordering::Relaxed);
             }
         }
     }
@@ -402,7 +413,7 @@ impl<'a> Sends<'a> {
         }
         self.headers[at] = header;
         let send = opcode::SendMsg::new(Fixed(0), &raw const self.headers[at]);
-        let send = send.flags(libc::MSG_DONTWAIT as u32).build().user_data(SENT);
+        let send = send.flags(libc::MSG_DONTWAIT as u32).build().user_data(parts as u64);
         // SAFETY: headers, names, parts and datagrams stay as they are until the submission is done, which does
         // not wait.
         if unsafe { ring.submission().push(&send) }.is_ok() {
