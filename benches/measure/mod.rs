@@ -34,7 +34,7 @@ pub(crate) struct Options {
     /// How many users; several, one after another
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1000000,10000000",
           value_parser = clap::value_parser!(u64).range(64..=1_000_000_000))]
-    users: Vec<u64>,
+    pub(crate) users: Vec<u64>,
     /// How they are drawn
     #[arg(long, value_enum, default_value_t = Draw::Uniform)]
     draw: Draw,
@@ -49,10 +49,10 @@ pub(crate) struct Options {
     prefixes: usize,
     /// Rounds; the best counts
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
+    pub(crate) rounds: u32,
     /// Lookups a round and contestant
     #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(64..))]
-    lookups: u32,
+    pub(crate) lookups: u32,
     /// Only contestants whose name has this in it, beside our own
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,

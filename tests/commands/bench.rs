@@ -40,8 +40,9 @@ fn forwarders_are_measured_side_by_side() {
         ["--payload 64 --hops 1 --tunnel vxlan", "--payload 256 --hops 40 --tunnel plain --senders 3"]
     {
         let folder = Folder::new();
-        let report = folder
-            .run(&format!("bench forward --users 2000 {settings} --rounds 1 --turn 60 --rate 1000 --json"));
+        let report = folder.run(&format!(
+            "bench forward --users 2000 {settings} --rounds 1 --turn 60 --rate 1000 --plots plots --json"
+        ));
         report.ok();
         let report = report.json();
         assert_eq!((&report["bench"], &report["valid"]), (&"forward".into(), &true.into()), "{report}");
@@ -58,7 +59,31 @@ fn forwarders_are_measured_side_by_side() {
         assert!(runs.iter().all(|run| rate(run, "ndr_per_s") <= rate(run, "pdr_per_s")), "{report}");
         // Whatever arrived was compared; how much did is this machine's affair.
         assert!(runs.iter().all(|run| run["delivered"].as_u64().unwrap() > 0), "{report}");
+        for plot in ["plots/loss.svg", "plots/latency.svg"] {
+            assert!(folder.read(plot).contains("recvmmsg_sendmmsg"), "{plot}");
+        }
+        assert!(folder.read("plots/latency.hlog").contains("Tag=recvmmsg_sendmmsg,"));
     }
+}
+
+/// Wrong answers would end the program.
+#[test]
+fn lookups_are_measured_and_drawn_by_size() {
+    let folder = Folder::new();
+    let report = folder.run(
+        "bench lookup --users 100,1000 --prefixes 200 --rounds 1 --lookups 256 --writer --plots plots --json",
+    );
+    report.ok();
+    let report = report.json();
+    assert_eq!((&report["bench"], &report["valid"]), (&"lookup".into(), &true.into()));
+    let tables = report["tables"].as_array().unwrap();
+    let rows = tables.iter().flat_map(|table| table["rows"].as_array().unwrap());
+    assert_eq!(report["answered"].as_u64().unwrap(), rows.clone().count() as u64 * 256);
+    assert!(rows.clone().all(|row| row["ns"].as_f64().unwrap() > 0.0), "{report}");
+    // Two sizes, and three kinds of prefixes.
+    assert_eq!(tables.len(), 5);
+    let ours = tables[0]["rows"][0]["name"].as_str().unwrap();
+    assert!(folder.read("plots/lookup.svg").contains(ours), "{ours}");
 }
 
 #[test]

@@ -21,9 +21,11 @@ mod sink;
 mod sockets;
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use pushplane::clock::Clock;
 use pushplane::id::Endpoint;
 use pushplane::net::{allowed_cpus, pin};
@@ -34,8 +36,10 @@ use self::load::{Load, Paced};
 use self::operator::{Form, Operator, Size};
 use self::search::Search;
 use self::sink::{Arrived, Sink};
+use super::plot::{self, Curve, Plot};
 use super::report::{Figures, Report, Run};
-use crate::outcome::{Percentiles, Tally};
+use crate::outcome::{Percentiles, Tally, histogram};
+use crate::replay::parts::keep;
 use crate::{Stop, common};
 
 /// What forwarding a datagram costs, how many a core forwards, and how long each takes
@@ -82,12 +86,19 @@ pub(crate) struct Args {
     /// Measure only forwarders whose names have this in them
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
+    /// Draw the part that was lost by the rate as loss.svg and the latency by percentile as latency.svg in this
+    /// directory, and keep the raw histograms as latency.hlog
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Stop> {
+    if let Some(plots) = &args.plots {
+        plot::folder(plots)?;
+    }
     let clock = Clock::start();
     let cpus = allowed_cpus();
     let (Some(&first), Some(&last)) = (cpus.first(), cpus.last()) else {
@@ -125,6 +136,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     drop(progress);
     let plainest = forwarders.iter().zip(&measured).find(|(forwarder, _)| forwarder.name == PLAINEST);
     let plainest = plainest.map_or(f64::NAN, |(_, measured)| measured.cpu_ns);
+    if let Some(plots) = &args.plots {
+        draw(plots, &forwarders, &measured)?;
+    }
     let runs = forwarders.iter().zip(measured);
     let runs = runs.map(|(forwarder, measured)| measured.into_run(forwarder, plainest));
     let runs = runs.collect::<Result<Vec<Run>, Stop>>()?;
@@ -144,6 +158,36 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         common::print(|out| write!(out, "\n{table}"))?;
     }
     said
+}
+
+/// What was lost is drawn from a millionth on.
+const LOSS_DRAWN: f64 = 1e-6;
+
+fn draw(folder: &Path, forwarders: &[Forwarder], measured: &[Measured]) -> Result<(), Stop> {
+    let each = || forwarders.iter().map(|forwarder| forwarder.name).zip(measured);
+    let losses = each().filter(|(_, measured)| !measured.trials.is_empty());
+    let loss = Plot {
+        title: "Lost by rate".to_owned(),
+        along: "datagrams a second",
+        up: "part that was lost; 1e-6: none",
+        curves: losses
+            .map(|(name, Measured { trials, .. })| Curve {
+                name: name.to_owned(),
+                points: trials.iter().map(|(rate, loss)| (*rate, loss.max(LOSS_DRAWN))).collect(),
+            })
+            .collect(),
+    };
+    loss.write(&folder.join("loss.svg"))?;
+    let latency = Plot {
+        title: "Latency on the schedule".to_owned(),
+        along: "1 / (1 - quantile): 100 is p99",
+        up: "microseconds",
+        curves: each().map(|(name, measured)| Curve::of(name, &measured.latency)).collect(),
+    };
+    latency.write(&folder.join("latency.svg"))?;
+    let histograms: Vec<_> = each().map(|(name, measured)| (name, &measured.latency)).collect();
+    let seconds = measured.iter().map(|measured| measured.seconds).fold(0.0, f64::max);
+    keep(&folder.join("latency.hlog"), seconds, &histograms)
 }
 
 /// All of them side by side.
@@ -233,8 +277,11 @@ struct Measured {
     pdr_per_s: f64,
     /// At each of [`LOADS`].
     loaded: Vec<Percentiles>,
+    /// Rates that were tried, and the part that each lost.
+    trials: Vec<(f64, f64)>,
     /// On the schedule: that round with the least p99.
     tally: Tally,
+    latency: Histogram<u64>,
     seconds: f64,
 }
 
@@ -248,7 +295,9 @@ impl Default for Measured {
             ndr_per_s: f64::NAN,
             pdr_per_s: f64::NAN,
             loaded: Vec::new(),
+            trials: Vec::new(),
             tally,
+            latency: histogram(),
             seconds: 0.0,
         }
     }
@@ -274,6 +323,7 @@ impl Bench<'_> {
         tally.valid &= arrived.wrong == 0;
         if tally.latency.p99 == 0 || latency.p99 < tally.latency.p99 {
             (tally.latency, tally.late) = (latency, Percentiles::of(&paced.late));
+            measured.latency = arrived.latency;
         }
         measured.seconds += paced.ns as f64 / 1e9;
         Ok(())
@@ -332,6 +382,7 @@ impl Bench<'_> {
             }
         }
         (measured.pdr_per_s, measured.ndr_per_s) = (search.best(LOSS_MAX), search.best(0.0));
+        measured.trials = search.into_trials();
         for LoadLevel { part, .. } in &LOADS {
             let rate = (measured.pdr_per_s * part) as u64;
             if rate > 0 {

@@ -41,6 +41,11 @@ impl Curve {
     }
 }
 
+/// Makes the directory that plots are written into.
+pub(crate) fn folder(path: &Path) -> Result<(), Stop> {
+    std::fs::create_dir_all(path).map_err(|error| Stop::file(path, error))
+}
+
 impl Plot {
     /// Writes it, both axes logarithmic: figures of very different sizes are compared by their ratio.
     pub(crate) fn write(&self, path: &Path) -> Result<(), Stop> {

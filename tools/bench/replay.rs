@@ -15,7 +15,7 @@ use serde_json::json;
 
 use self::traffic::{APP, Form, Traffic};
 use super::host::kib;
-use super::plot::{Curve, Plot};
+use super::plot::{self, Curve, Plot};
 use super::report::{Figures, Report, Run};
 use crate::outcome::Tally;
 use crate::replay::parts::{self, Offline, Timing};
@@ -65,7 +65,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     if let Some(plots) = &args.plots {
-        fs::create_dir_all(plots).map_err(|error| Stop::file(plots, error))?;
+        plot::folder(plots)?;
     }
     let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = tempfile::tempdir_in(&parent).map_err(|error| Stop::file(&parent, error))?;
@@ -170,7 +170,7 @@ impl Bench<'_> {
         let mut figures = Figures::default();
         figures.add("datagrams_per_s", "datagrams a second, one core", read * 1e9 / took.cpu_ns);
         figures.add("cpu_ns", "ns of CPU a datagram", took.cpu_ns / read);
-        if let Some(ours) = whole.figures.of("cpu_ns") {
+        if let Some(ours) = whole.figures.get("cpu_ns") {
             figures.add("ratio", "of the CPU of the whole replay", took.cpu_ns / read / ours);
         }
         let tally = Tally {

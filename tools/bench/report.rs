@@ -58,11 +58,6 @@ impl Figures {
     pub(crate) fn get(&self, name: &str) -> Option<f64> {
         self.0.iter().find(|figure| figure.name == name).map(|figure| figure.value)
     }
-
-    /// One that was added.
-    pub(crate) fn of(&self, name: &str) -> Option<f64> {
-        self.0.iter().find(|figure| figure.name == name).map(|figure| figure.value)
-    }
 }
 
 impl Serialize for Figures {

@@ -50,6 +50,12 @@ impl Search {
         good.map(|trial| trial.rate).fold(0.0, f64::max)
     }
 
+    /// What was tried, by rising rate: a second, and the part that was lost.
+    pub(super) fn into_trials(mut self) -> Vec<(f64, f64)> {
+        self.trials.sort_by(|one, other| one.rate.total_cmp(&other.rate));
+        self.trials.iter().map(|trial| (trial.rate, trial.loss)).collect()
+    }
+
     fn bounds(&self, loss_max: f64) -> (f64, f64) {
         let bad = self.trials.iter().filter(|trial| trial.loss > loss_max).map(|trial| trial.rate);
         let high = bad.fold(self.ends.1, f64::min);
