@@ -142,9 +142,9 @@ impl Options {
         let plain = Lengths::new(&routes);
         let mut entrants = routes::entrants(space);
         entrants.extend(peers);
-        // Ours is the first.
+        // Ours are the first two.
         let entrants =
-            entrants.into_iter().enumerate().filter(|(at, entrant)| *at == 0 || self.is_wanted(entrant.name));
+            entrants.into_iter().enumerate().filter(|(at, entrant)| *at < 2 || self.is_wanted(entrant.name));
         let entrants = entrants.map(|(_, entrant)| entrant).collect();
         let title =
             format!("{count} prefixes of {}, addresses that hit; best of {}", space.name(), self.rounds);

@@ -228,9 +228,9 @@ impl Routes {
     /// So many lookups in our tables.
     pub(crate) fn lookups(&self, count: usize) -> impl FnOnce() -> u64 + use<> {
         let addresses = Addresses::draw(self, &Lengths::new(self), count, 0);
-        let mut own = Own::new(self);
+        let mut own = Own::new(self, false);
         own.prepare(&addresses);
-        move || own.find(&addresses)
+        move || own.find()
     }
 }
 
@@ -239,41 +239,67 @@ struct Own {
     tables: Rc<Tables>,
     space: Space,
     routes: usize,
-    endpoints: Vec<Endpoint>,
+    /// Asked in bursts, not one after another.
+    bursts: bool,
+    ids: Vec<PushId>,
+    terminals: Vec<(u32, Endpoint)>,
+    found: Vec<Option<u32>>,
 }
 
 impl Own {
-    fn new(routes: &Routes) -> Self {
-        Self { tables: routes.tables(), space: routes.space, routes: routes.all.len(), endpoints: Vec::new() }
+    fn new(routes: &Routes, bursts: bool) -> Self {
+        Self {
+            tables: routes.tables(),
+            space: routes.space,
+            routes: routes.all.len(),
+            bursts,
+            ids: Vec::new(),
+            terminals: Vec::new(),
+            found: Vec::new(),
+        }
     }
 
     /// Addresses in the form that they are looked up in.
     fn prepare(&mut self, questions: &Addresses) {
         let v4 = self.space == Space::V4;
-        let endpoint = |address: &u128| {
+        let terminal = |address: &u128| {
             let ip =
                 if v4 { IpAddr::V4(((address >> 96) as u32).into()) } else { IpAddr::V6((*address).into()) };
-            Endpoint::new(ip, 0)
+            (0, Endpoint::new(ip, 0))
         };
-        self.endpoints.clear();
-        self.endpoints.extend(questions.all.iter().map(endpoint));
+        self.ids.clear();
+        self.terminals.clear();
+        if self.space == Space::PushId {
+            self.ids.extend(questions.all.iter().copied().map(PushId));
+        } else {
+            self.terminals.extend(questions.all.iter().map(terminal));
+        }
+        self.found.resize(questions.all.len(), None);
     }
 
-    fn find(&self, questions: &Addresses) -> u64 {
+    fn find(&mut self) -> u64 {
         let value = |found: Option<u32>| found.map_or(0, |found| u64::from(found) + 1);
-        if self.space == Space::PushId {
-            let prefixes = self.tables.prefixes();
-            return questions.all.iter().map(|id| value(prefixes.lookup(PushId(*id).high()))).sum();
-        }
         let segments = self.tables.segments();
-        self.endpoints.iter().map(|private| value(segments.gateway(0, *private))).sum()
+        match (self.space == Space::PushId, self.bursts) {
+            (true, true) => self.tables.routes(&self.ids, &mut self.found),
+            (false, true) => segments.gateways(&self.terminals, &mut self.found),
+            (true, false) => {
+                let prefixes = self.tables.prefixes();
+                return self.ids.iter().map(|id| value(prefixes.lookup(id.high()))).sum();
+            }
+            (false, false) => {
+                let found = |(realm, private): &(u32, Endpoint)| segments.gateway(*realm, *private);
+                return self.terminals.iter().map(|terminal| value(found(terminal))).sum();
+            }
+        }
+        self.found.iter().map(|found| value(*found)).sum()
     }
 }
 
 impl Contestant<Addresses> for Own {
     fn run(&mut self, questions: &Addresses) -> Run {
         self.prepare(questions);
-        Run::of(|| self.find(questions))
+        Run::of(|| self.find())
     }
 
     fn bytes(&self) -> Option<f64> {
@@ -335,7 +361,8 @@ impl Contestant<Addresses> for Routed {
 /// Ours, the plain version, and DPDK's where it has one.
 pub(crate) fn entrants(space: Space) -> Vec<super::RouteEntrant> {
     let mut entrants: Vec<super::RouteEntrant> = vec![
-        Entrant::new("pushplane", Job::Value, |routes: &Routes| Ok(Own::new(routes))),
+        Entrant::new("pushplane", Job::Value, |routes: &Routes| Ok(Own::new(routes, false))),
+        Entrant::new("pushplane, bursts of 64", Job::Value, |routes: &Routes| Ok(Own::new(routes, true))),
         Entrant::new("a HashMap a length", Job::Value, |routes: &Routes| Ok(Lengths::new(routes))),
     ];
     let fib = |entry_bytes, vector| Form::Fib { entry_bytes, vector };

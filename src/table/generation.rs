@@ -11,7 +11,7 @@ use super::binding::{Bindings, Line, owner_hash};
 use super::compile::{self, TrieKey};
 use super::image::{ArchivedArrays, ArchivedGatewayRow, ArchivedRealmRow, Image, NO_INDEX};
 use super::keyed::Keyed;
-use super::lpm::{Forest, Trie};
+use super::lpm::{BURST, Forest, Trie};
 use super::numbers::Numbers;
 use super::rate::Rate;
 use super::rib::{Rule, Tunnel};
@@ -117,6 +117,17 @@ impl Tables {
     #[inline]
     pub fn route(&self, id: PushId) -> Option<u32> {
         self.prefixes().lookup(id.high())
+    }
+
+    /// As [`Tables::route`] for each of many, in bursts.
+    pub fn routes(&self, ids: &[PushId], found: &mut [Option<u32>]) {
+        let a = self.arrays();
+        let (root, forest) = (a.prefix_root.to_native(), a.tries.view());
+        for (ids, found) in ids.chunks(BURST).zip(found.chunks_mut(BURST)) {
+            let mut asked = [None; BURST];
+            asked.iter_mut().zip(ids).for_each(|(asked, id)| *asked = Some((root, id.high())));
+            forest.lookup_burst(&asked[..ids.len()], found);
+        }
     }
 
     /// The prefixes of the servers, as a burst reads them: keys are [`PushId::high`].
@@ -272,6 +283,21 @@ impl Segments<'_> {
         match TrieKey::of(private) {
             TrieKey::V4(key) => self.tries.trie(realm.root_v4.to_native()).lookup(key),
             TrieKey::V6(key) => self.tries.trie(realm.root_v6.to_native()).lookup(key),
+        }
+    }
+
+    /// As [`Segments::gateway`] for each of many, in bursts.
+    pub fn gateways(&self, terminals: &[(u32, Endpoint)], found: &mut [Option<u32>]) {
+        for (terminals, found) in terminals.chunks(BURST).zip(found.chunks_mut(BURST)) {
+            let mut asked = [None; BURST];
+            for (asked, (realm, private)) in asked.iter_mut().zip(terminals) {
+                let realm = self.realms.get(*realm).map(|realm| &self.rows[realm as usize]);
+                *asked = realm.map(|realm| match TrieKey::of(*private) {
+                    key @ TrieKey::V4(_) => (realm.root_v4.to_native(), key.wide()),
+                    key @ TrieKey::V6(_) => (realm.root_v6.to_native(), key.wide()),
+                });
+            }
+            self.tries.lookup_burst(&asked[..terminals.len()], found);
         }
     }
 }

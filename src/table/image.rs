@@ -37,7 +37,7 @@ use crate::id::{Endpoint, PushId};
 const HEADER_BYTES: usize = 64;
 const MAGIC: [u8; 8] = *b"PPIMAGE\0";
 /// Changes with every change of the archive's layout.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Reads as another number on a machine of the other byte order.
 const ENDIAN: u32 = 0x0102_0304;
 

@@ -2,15 +2,16 @@
 //! push for an application.
 //!
 //! A node skips the bits that all its prefixes have in common, with one comparison, and looks the next ones up in a
-//! table of as many as its prefixes pay for: an entry there is the answer or another node. With a million IPv4 prefixes
-//! the first table is that of DIR-24-8 (Gupta, Lin, McKeown, INFOCOM 1998); with sixty-four segments of a region it
-//! is four cache lines; what is longer than a table, or sparse, becomes a level- and path-compressed trie (Nilsson
-//! and Karlsson, JSAC 1999). No bit is counted: on processors without an instruction for that a poptrie, which
-//! this was before, takes twice the time.
+//! table of as many as its prefixes pay for: an entry there is the answer or another node. A node with no table is the
+//! answer itself: a single prefix. From some sixty-five thousand IPv4 prefixes of the internet's shape the first table
+//! is that of DIR-24-8 (Gupta, Lin, McKeown, INFOCOM 1998); with sixty-four segments of a region it is four cache
+//! lines; what is longer than a table, or sparse, becomes a level- and path-compressed trie (Nilsson and Karlsson, JSAC
+//! 1999). No bit is counted: on processors without an instruction for that a poptrie, which this was before, takes
+//! twice the time.
 //!
-//! Costs: one load for keys that the first table answers, two more for each further node; 4 bytes an entry, at most
-//! sixteen of them a prefix in the first table and four in further ones, and 24 bytes a node; a change means compiling
-//! anew, aside from the readers.
+//! Costs: one load for keys that the first table answers, one more for those with one prefix below, two for each
+//! further table. 4 bytes an entry: sixteen of them a prefix at most, and 24 bytes a node; 256 a prefix in a first table
+//! of 4096 prefixes or more that then answers seven eighths of them. A change means compiling anew, aside from the readers.
 //!
 //! Keys are left-aligned: 64 bits of a Push ID, 128 of an IPv6 address, an IPv4 address in the first 32 of 64.
 
@@ -25,13 +26,13 @@ use super::memory::prefetch;
 pub struct Node {
     /// The bits that all prefixes here go on with, left-aligned; the rest zero.
     common: u64,
-    /// Where its table begins in `entries`.
+    /// Where its table begins in `entries`; without one, what keys find that go on like this: a leaf.
     table: u32,
     /// What keys find that go on otherwise: a leaf.
     otherwise: u32,
     /// How many bits are common, at most 63.
     skip: u8,
-    /// How many bits the table answers, at most 24.
+    /// How many bits the table answers, at most 24; 0: there is none.
     bits: u8,
 }
 
@@ -57,12 +58,22 @@ pub struct Route {
 /// An entry that is no leaf.
 const NODE: u32 = 1 << 31;
 
+/// What a burst marks a leaf with, among indexes of entries.
+const LEAF: u32 = 1 << 31;
+
 /// Bits that a table answers at most.
 const TABLE_BITS_MAX: u32 = 24;
 
-/// Entries of a trie's first table a prefix, and of further ones.
-const FIRST_ENTRIES: usize = 16;
-const FURTHER_ENTRIES: usize = 4;
+/// Entries of a table a prefix, at most.
+const ENTRIES: usize = 16;
+/// The same of a trie's first table in which all but one of [`DEEPER_ONE_OF`] prefixes end: 64 MiB from 65 536 on. With
+/// fewer than [`FLAT_FROM`], all levels of a narrower one fit a CPU's own cache.
+const ENTRIES_FLAT: usize = 256;
+const DEEPER_ONE_OF: usize = 8;
+const FLAT_FROM: usize = 1 << 12;
+
+/// Keys whose loads are under way together.
+pub const BURST: usize = 64;
 
 impl Tries {
     /// Compiles a set of distinct prefixes; returns the trie's number.
@@ -76,12 +87,12 @@ impl Tries {
             [Route { len: 0, value, .. }, rest @ ..] => (*value + 1, &*rest),
             all => (0, &*all),
         };
-        self.add_node(0, otherwise, routes, FIRST_ENTRIES)
+        self.add_node(0, otherwise, routes, true)
     }
 
     /// Adds a node `depth` bits below the first; `routes`, sorted, are longer than that and agree in those bits;
     /// `otherwise` is the leaf that a shorter one gives.
-    fn add_node(&mut self, depth: u32, otherwise: u32, routes: &[Route], entries_a_route: usize) -> u32 {
+    fn add_node(&mut self, depth: u32, otherwise: u32, routes: &[Route], is_first: bool) -> u32 {
         let rest = |route: &Route| route.key.checked_shl(depth).unwrap_or(0);
         let lens = || routes.iter().map(|route| u32::from(route.len) - depth);
         let (shortest, longest) = (lens().min().unwrap_or(0), lens().max().unwrap_or(0));
@@ -91,12 +102,23 @@ impl Tries {
             _ => u128::BITS,
         };
         let skip = common.min(shortest).min(u64::BITS - 1);
-        let paid = (routes.len() * entries_a_route).max(1).ilog2();
-        let bits = paid.min(TABLE_BITS_MAX).min(longest - skip);
+        let paid =
+            |entries: usize| (routes.len() * entries).max(1).ilog2().min(TABLE_BITS_MAX).min(longest - skip);
+        let (bits, flat) = (paid(ENTRIES), paid(ENTRIES_FLAT));
+        let deeper = || lens().filter(|len| *len > skip + flat).count();
+        let is_flat = is_first && routes.len() >= FLAT_FROM && deeper() <= routes.len() / DEEPER_ONE_OF;
+        let bits = if is_flat { flat } else { bits };
         let common = routes.first().map_or(0, |route| (rest(route) >> 64) as u64 & !(u64::MAX >> skip));
 
         let (node, table) = (index(self.nodes.len()), self.entries.len());
-        self.nodes.push(Node { common, table: index(table), otherwise, skip: skip as u8, bits: bits as u8 });
+        let skip_bits = skip as u8;
+        if bits == 0 {
+            // All of one prefix, or of none, has been skipped.
+            let leaf = routes.first().map_or(otherwise, |route| route.value + 1);
+            self.nodes.push(Node { common, table: leaf, otherwise, skip: skip_bits, bits: 0 });
+            return node;
+        }
+        self.nodes.push(Node { common, table: index(table), otherwise, skip: skip_bits, bits: bits as u8 });
         self.entries.resize(table + (1 << bits), otherwise);
         let end = depth + skip + bits;
         let entry = |route: &Route| {
@@ -112,7 +134,7 @@ impl Tries {
         }
         for below in long.chunk_by(|a, b| entry(a) == entry(b)) {
             let entry = entry(&below[0]);
-            let further = self.add_node(end, self.entries[entry], below, FURTHER_ENTRIES);
+            let further = self.add_node(end, self.entries[entry], below, false);
             self.entries[entry] = further | NODE;
         }
         node
@@ -183,7 +205,7 @@ struct Step {
     skip_shift: u32,
     shift: u32,
     otherwise: u32,
-    table: usize,
+    table: u32,
 }
 
 impl Step {
@@ -196,23 +218,32 @@ impl Step {
             skip_shift: u64::BITS - 1 - skip,
             shift: u64::BITS - 1 - bits,
             otherwise: node.otherwise.to_native(),
-            table: node.table.to_native() as usize,
+            table: node.table.to_native(),
         }
     }
 
-    /// Where the entry for this key is.
+    /// The entry that says what a key goes on with, or, where none is needed, the leaf.
     #[inline(always)]
-    fn entry(&self, key: impl Key) -> usize {
-        self.table + (key.skip(self.skip).high() >> 1 >> self.shift) as usize
-    }
-
-    /// What this node says of a key: a leaf or another node, with what the key goes on with.
-    #[inline(always)]
-    fn take<K: Key>(&self, entries: &[u32_le], key: K) -> (u32, K) {
+    fn place(&self, key: impl Key) -> Result<u32, u32> {
         if (key.high() ^ self.common) >> 1 >> self.skip_shift != 0 {
-            return (self.otherwise, key);
+            return Err(self.otherwise);
         }
-        (entries[self.entry(key)].to_native(), key.skip(self.skip).skip(u64::BITS - 1 - self.shift))
+        if self.shift == u64::BITS - 1 {
+            return Err(self.table);
+        }
+        Ok(self.table + (key.skip(self.skip).high() >> 1 >> self.shift) as u32)
+    }
+
+    /// What a key goes on with below.
+    #[inline(always)]
+    fn rest<K: Key>(&self, key: K) -> K {
+        key.skip(self.skip).skip(u64::BITS - 1 - self.shift)
+    }
+
+    /// What this node says of a key: a leaf or another node.
+    #[inline(always)]
+    fn take(&self, entries: &[u32_le], key: impl Key) -> u32 {
+        self.place(key).map_or_else(|leaf| leaf, |entry| entries[entry as usize].to_native())
     }
 }
 
@@ -225,24 +256,56 @@ impl<'a> Forest<'a> {
     pub fn trie(&self, trie: u32) -> Trie<'a> {
         Trie { first: Step::new(&self.nodes[trie as usize]), forest: *self }
     }
+
+    /// As [`Trie::lookup`] for up to [`BURST`] keys, each in the trie with the number beside it: what all of them read
+    /// first is under way before it is read, then what they read next.
+    ///
+    /// # Panics
+    /// When there are more of them, or there is no such trie.
+    #[inline]
+    pub fn lookup_burst<K: Key>(&self, asked: &[Option<(u32, K)>], found: &mut [Option<u32>]) {
+        let mut said = [LEAF; BURST];
+        let said = &mut said[..asked.len()];
+        for (asked, said) in asked.iter().zip(&mut *said) {
+            if let Some((trie, key)) = asked {
+                *said = self.trie(*trie).first.place(*key).unwrap_or_else(|leaf| leaf | LEAF);
+                // Of a leaf there is no such entry.
+                prefetch(self.entries, *said as usize);
+            }
+        }
+        for said in &mut *said {
+            *said = if *said & LEAF != 0 { *said & !LEAF } else { self.entries[*said as usize].to_native() };
+            // Nor such a node.
+            prefetch(self.nodes, (*said ^ NODE) as usize);
+        }
+        for ((asked, said), found) in asked.iter().zip(said).zip(found) {
+            *found = asked.and_then(|(trie, key)| self.descend(*said, || self.trie(trie).first.rest(key)));
+        }
+    }
+
+    /// From what the first node said, and the rest of the key, to the value.
+    #[inline(always)]
+    fn descend<K: Key>(&self, mut found: u32, rest: impl FnOnce() -> K) -> Option<u32> {
+        if found & NODE != 0 {
+            let mut rest = rest();
+            loop {
+                let step = Step::new(&self.nodes[(found & !NODE) as usize]);
+                found = step.take(self.entries, rest);
+                if found & NODE == 0 {
+                    break;
+                }
+                rest = step.rest(rest);
+            }
+        }
+        found.checked_sub(1)
+    }
 }
 
 impl Trie<'_> {
     /// The value of the longest prefix of `key`.
     #[inline(always)]
     pub fn lookup(&self, key: impl Key) -> Option<u32> {
-        let Forest { nodes, entries } = self.forest;
-        let (mut found, mut rest) = self.first.take(entries, key);
-        while found & NODE != 0 {
-            (found, rest) = Step::new(&nodes[(found & !NODE) as usize]).take(entries, rest);
-        }
-        found.checked_sub(1)
-    }
-
-    /// Starts to bring near what a lookup reads first.
-    #[inline(always)]
-    pub fn prefetch(&self, key: impl Key) {
-        prefetch(self.forest.entries, self.first.entry(key));
+        self.forest.descend(self.first.take(self.forest.entries, key), || self.first.rest(key))
     }
 }
 
@@ -294,6 +357,12 @@ impl<'a> Soundness<'a> {
             let bounded = node.skip < 64 && u32::from(node.bits) <= TABLE_BITS_MAX && depth <= DEPTH_MAX;
             if std::mem::replace(visited, true) || !bounded || !is_leaf(node.otherwise.to_native()) {
                 return false;
+            }
+            if node.bits == 0 {
+                if !is_leaf(node.table.to_native()) {
+                    return false;
+                }
+                continue;
             }
             let first = node.table.to_native() as usize;
             let Some(table) = self.tries.entries.get(first..first + (1 << node.bits)) else { return false };
@@ -372,6 +441,11 @@ mod tests {
                 let edges = routes.iter().flat_map(|route| [route.key, route.key.wrapping_sub(1), route.key | (1 << 127 >> (route.len % 128))]);
                 for key in edges.chain(keys.iter().copied()) {
                     prop_assert_eq!(tries.lookup(root, key), oracle(routes, key), "{:032x}", key);
+                    let mut found = [None; BURST];
+                    let asked = [Some((roots[0], key)), None, Some((roots[1], key))];
+                    tries.view().lookup_burst(&asked, &mut found);
+                    let each = [&a, &b].map(|routes| oracle(routes, key));
+                    prop_assert_eq!(&found[..3], &[each[0], None, each[1]], "{:032x}", key);
                     if routes.iter().all(|route| route.len <= 64) {
                         let high = (key >> 64) as u64;
                         prop_assert_eq!(tries.lookup(root, high), oracle(routes, key), "{:016x}", high);
@@ -410,6 +484,32 @@ mod tests {
         assert!(!changed(&|tries| tries.nodes[1].otherwise = NODE), "a node where a leaf belongs");
         assert!(!changed(&|tries| tries.nodes[1].skip = 64), "more bits than a comparison has");
         assert!(!changed(&|tries| tries.nodes[0].bits = 25), "more bits than a table may have");
+    }
+
+    #[test]
+    fn a_node_without_a_table_is_the_answer() {
+        let mut tries = Tries::default();
+        let root = tries.add(&mut [Route { key: 0xA << 124, len: 4, value: 3 }]);
+        assert_eq!((tries.nodes.len(), tries.entries.len()), (1, 0));
+        for (table, values, sound) in [(4, 4, true), (4, 3, false), (5, 4, false), (NODE, 4, false)] {
+            tries.nodes[0].table = table;
+            let bytes = archived(&tries);
+            let tries = rkyv::access::<ArchivedTries, rkyv::rancor::Error>(&bytes).unwrap();
+            assert_eq!(Soundness::new(tries).holds(root, values), sound, "{table:#x} of {values}");
+        }
+    }
+
+    /// One load for all but an eighth of the prefixes, where that many pay for it.
+    #[test]
+    fn a_first_table_that_answers_nearly_all_is_wider() {
+        // 2^12 prefixes pay for 16 bits, or for 20.
+        for (count, longer, bits) in [(4096, 0, 20), (4096, 512, 20), (4096, 513, 16), (4095, 0, 15)] {
+            let mut tries = Tries::default();
+            let len = |n| if n < longer { 40 } else { 20 };
+            let route = |n: u32| Route { key: u128::from(n) << 116, len: len(n), value: n };
+            tries.add(&mut (0..count).map(route).collect::<Vec<_>>());
+            assert_eq!((tries.nodes[0].skip, u32::from(tries.nodes[0].bits)), (0, bits), "{count}, {longer}");
+        }
     }
 
     /// As many entries as the module's head says, and no more.

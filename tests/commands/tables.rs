@@ -253,7 +253,7 @@ fn what_is_no_table_is_refused() {
         ("short.ppt", "shorter or longer than its header says"),
         (
             "newer.ppt",
-            "the image has format 9, this build reads 2; build it again from its sources with `pushplane tables build`",
+            "the image has format 9, this build reads 3; build it again from its sources with `pushplane tables build`",
         ),
         ("empty.ppt", "expected an image of at least 64 bytes, found 0"),
         ("text.ppt", "this is no pushplane image"),
