@@ -114,8 +114,8 @@ impl<P: Port> Shard<P> {
             self.plane.tell_unsent(&self.site, &tables, now, &mut self.burst);
             self.port.send(&mut self.burst)?;
             drop(tables);
-            let tells = self.plane.settle(&mut self.burst);
-            debug_assert!(!tells, "nobody is told that a REJECT did not leave");
+            // Nobody is told that a REJECT did not leave; what else ended meanwhile is told the next time.
+            let _ = self.plane.settle(&mut self.burst);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::Folder;
 fn registrations_are_measured_and_survive_a_kill() {
     let folder = Folder::new();
     let report = folder.run(
-        "bench register --users 300 --rows 50 --seconds 1 --rate 2000 --outstanding 64 --releases 30 --json",
+        "bench register --users 300 --rows 50 --seconds 1 --rate 2000 --outstanding 64 --releases 30 --plots p --json",
     );
     report.ok();
     let report = report.json();
@@ -32,6 +32,10 @@ fn registrations_are_measured_and_survive_a_kill() {
     assert_eq!(recovered["recovered"], recovered["acknowledged"]);
     assert!(recovered["recovered"].as_f64().unwrap() > 100.0);
     assert!(report["host"]["cpus"].as_u64().unwrap() > 0);
+    assert!(
+        folder.read("p/latency.svg").contains("churn")
+            && folder.read("p/latency.hlog").contains("Tag=register,")
+    );
 }
 
 #[test]

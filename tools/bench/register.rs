@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use pushplane::clock::Clock;
 use pushplane::id::Endpoint;
 use pushplane::net::{Listener, allowed_cpus, bind_shards, pin};
@@ -31,9 +32,11 @@ use self::fleet::{Fleet, Mix};
 use self::load::{Done, Load, Plan, Pushes};
 use self::operator::{Operator, Size};
 use self::plain::Plain;
+use super::plot::{self, Curve, Plot};
 use super::report::{Figures, Report, Run};
 use super::served::{Counts, Served};
 use crate::outcome::Tally;
+use crate::replay::parts::keep;
 use crate::{Stop, common};
 
 /// How many registrations become durable a second, what they cost, what pushes notice of them, and how long they take
@@ -74,6 +77,9 @@ pub(crate) struct Args {
     /// Same seed, same operator and same order
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
+    /// Draw how long answers took as latency.svg in this directory, and keep the raw histograms as latency.hlog
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -97,6 +103,9 @@ const PLAIN_OUTSTANDING: usize = 64;
 const SAMPLE_RATE: f64 = 10_000.0;
 
 pub(crate) fn run(args: &Args) -> Result<(), Stop> {
+    if let Some(plots) = &args.plots {
+        plot::folder(plots)?;
+    }
     let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = tempfile::tempdir_in(&parent).map_err(|error| Stop::file(&parent, error))?;
     let size = Size { rows: args.rows, users: args.users, outstanding: args.outstanding as usize };
@@ -117,12 +126,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         fleet: Fleet::new(&operator, args.users, args.seed),
         load: Load::new(listeners(&addresses)?, operator.server, clock, compacts),
         served,
+        latencies: Vec::new(),
     };
     let register = bench.register()?;
     let plain = bench.plain(&operator, clock, &register)?;
     let mut runs = vec![register, plain];
     runs.push(bench.storm()?);
     runs.push(bench.churn()?);
+    if let Some(plots) = &args.plots {
+        draw(plots, &bench.latencies, args.seconds)?;
+    }
     runs.push(bench.recover(&operator, clock)?);
     let settings = [
         ("users", json!(args.users)),
@@ -136,6 +149,19 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         ("folder", json!(parent)),
     ];
     Report::new("register", settings, runs).say(args.json)
+}
+
+fn draw(folder: &Path, latencies: &[(&'static str, Histogram<u64>)], seconds: u32) -> Result<(), Stop> {
+    let curves = latencies.iter().map(|(name, latency)| Curve::of(name, latency)).collect();
+    let plot = Plot {
+        title: "Durable and answered".to_owned(),
+        along: "1 / (1 - quantile): 100 is p99",
+        up: "microseconds",
+        curves,
+    };
+    plot.write(&folder.join("latency.svg"))?;
+    let named: Vec<_> = latencies.iter().map(|(name, latency)| (*name, latency)).collect();
+    keep(&folder.join("latency.hlog"), seconds.into(), &named)
 }
 
 /// A socket at each of these addresses.
@@ -181,6 +207,8 @@ struct Bench<'a> {
     fleet: Fleet<'a>,
     load: Load,
     served: Served,
+    /// How long answers took, by the name of the run.
+    latencies: Vec<(&'static str, Histogram<u64>)>,
 }
 
 /// What the server had done at some moment.
@@ -205,6 +233,7 @@ impl Bench<'_> {
         };
         let progress = common::Progress::of("registering", users);
         let (done, mut figures) = self.measured(plan, &progress)?;
+        self.latencies.push(("register", done.latency.clone()));
         let (now, _) = self.served.memory();
         let bytes = folder_bytes(&self.folder.join("state/journal"));
         let each = |bytes: u64| bytes as f64 / done.tally.answered as f64;
@@ -257,6 +286,7 @@ impl Bench<'_> {
         };
         let progress = common::Progress::start("renewing and releasing");
         let (done, figures) = self.measured(plan, &progress)?;
+        self.latencies.push(("churn", done.latency.clone()));
         Ok(a_run("churn", format!("renewals, {releases} % releases"), done, figures))
     }
 

@@ -58,6 +58,8 @@ pub(super) struct Done {
     /// Answers while a snapshot was being written, and how long they took.
     pub(super) compacting: (u64, Percentiles),
     pub(super) pushed: Pushed,
+    /// How long each answer took.
+    pub(super) latency: Histogram<u64>,
     /// From the first request to the last answer.
     pub(super) ns: u64,
 }
@@ -304,6 +306,6 @@ impl Load {
         (tally.late, tally.latency) = (Percentiles::of(&late), Percentiles::of(&latency));
         tally.valid = tally.is_whole() && pushed.sent == pushed.delivered;
         let compacting = (compacting.len(), Percentiles::of(&compacting));
-        Done { tally, compacting, pushed, ns: last_ns - start }
+        Done { tally, compacting, pushed, latency, ns: last_ns - start }
     }
 }
