@@ -261,9 +261,9 @@ impl Engine {
         }
         let mut session = said.session(config, before.as_ref());
         self.identify(tables, config, said, &mut session);
-        if session.user.is_none()
-            && let Some(known) = self.sharing(&session).into_iter().find(|other| other.user.is_some())
-        {
+        // Bearers of one terminal say the same of it, whichever tables were there when each began.
+        let is_known = |other: &Session| other.id != session.id && other.user.is_some();
+        if let Some(known) = self.sharing(&session).into_iter().find(is_known) {
             (session.user, session.port, session.bearers) = (known.user, known.port, known.bearers);
         }
         let is_new = before.as_ref().is_none_or(|before| {

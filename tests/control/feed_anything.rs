@@ -270,6 +270,30 @@ fn live(ops: &[Op]) {
     }
 }
 
+/// A session that was somebody's with a port and bearers of users.csv becomes another's, of whom users.csv has none.
+#[test]
+fn whose_a_session_is_now_decides_its_port() {
+    let about = |imsi, number, nsapi, ipv4| About {
+        imsi,
+        number,
+        nsapi,
+        ipv4,
+        net: None,
+        apn: false,
+        ggsn: false,
+        stops_all: false,
+    };
+    let start =
+        |session, about| Op::Report { status: START, session, about, age_s: 0, is_dated: false, vpn: false };
+    let address = Some(ADDRESSES[3]);
+    live(&[
+        start(3, about(None, Some(1), Some(7), None)),
+        start(0, about(None, None, Some(5), None)),
+        start(0, about(Some(3), Some(3), None, address)),
+        start(3, about(Some(3), None, None, address)),
+    ]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 

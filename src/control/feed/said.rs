@@ -114,11 +114,9 @@ impl Engine {
         let Some(user) = found else { return };
         let rows = || Self::rows(tables, user);
         let row = rows().find(|row| row.imsi.is_some() && row.imsi == session.imsi).or_else(|| rows().next());
-        session.user = Some((user, row.map_or(0, |row| row.device)));
-        if let Some(row) = row {
-            session.bearers = row.bearers;
-            session.port = row.private.map_or(config.port, Endpoint::port);
-        }
+        session.user = Some((user, row.as_ref().map_or(0, |row| row.device)));
+        session.bearers = row.as_ref().map_or(User::DEFAULT_BEARERS, |row| row.bearers);
+        session.port = row.and_then(|row| row.private).map_or(config.port, Endpoint::port);
     }
 
     /// The one user whose rows of users.csv have this IMSI; if no row has, the user of the terminal that registered
