@@ -7,6 +7,7 @@ mod sender;
 mod source;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use self::schedule::{Schedule, Timing};
 use self::sender::{Orders, Sender, Sent};
 use self::source::{Plan, Prepared};
 use super::messages::{Choice, Messages, World};
+use super::offline;
 use crate::client::GivenKey;
 use crate::outcome::Percentiles;
 use crate::{Stop, capture, common};
@@ -147,6 +149,10 @@ pub(super) fn replay(
     if orderly.loops == 0 && orderly.duration.is_none() && choice.limit.is_none() {
         return Err(Stop::Wrong("--loop 0 needs --duration or --limit, or it never ends".to_owned()));
     }
+    if let Some(path) = &orderly.histograms {
+        // Told before an hour of sending, not after it.
+        File::create(path).map_err(|error| common::fault(path, format!("cannot be written: {error}")))?;
+    }
     let (sockets, addresses) = sockets(choice, orderly, server, &world)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -182,6 +188,9 @@ pub(super) fn replay(
     if timed_out {
         // What was ready beyond the time was never due.
         prepared.planned = prepared.planned.min(sent.sent);
+    }
+    if prepared.planned == 0 {
+        common::note(offline::nothing_to_replay(choice));
     }
     let (tally, invalid) = report::tally(&prepared, &sent, &answers, &bounds);
     let seconds = sent.took_ns as f64 / 1e9;

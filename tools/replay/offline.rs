@@ -7,7 +7,7 @@ use super::Args;
 use super::compare::{Differences, Findings};
 use super::decision::Decision;
 use super::engine::{Detail, Engine, Outcome, Watch};
-use super::messages::{Messages, World};
+use super::messages::{Choice, Messages, World};
 use super::place::{self, Place};
 use super::report::Report;
 use super::watch::{Audience, Datagrams, Earlier, Lines, Verdicts, create};
@@ -111,6 +111,13 @@ fn stop(error: io::Error) -> Stop {
     }
 }
 
+/// What to do about a capture without a message.
+pub(super) fn nothing_to_replay(choice: &Choice) -> String {
+    let remedy =
+        if choice.as_push { "learn tables from it" } else { "--as-push makes pushes of other datagrams" };
+    format!("{}: no message to replay; {remedy}", capture::name(&choice.capture))
+}
+
 fn say(
     args: &Args,
     place: &Place,
@@ -123,12 +130,7 @@ fn say(
     let name = capture::name(&args.choice.capture);
     capture::warn(&name, messages.reader());
     if outcome.planned == 0 {
-        let remedy = if args.choice.as_push {
-            "learn tables from it"
-        } else {
-            "--as-push makes pushes of other datagrams"
-        };
-        common::note(format_args!("{name}: no message to replay; {remedy}"));
+        common::note(nothing_to_replay(&args.choice));
     }
     let valid = outcome.valid && against.as_ref().is_none_or(|against| against.valid);
     let report = Report {

@@ -270,6 +270,14 @@ fn what_cannot_be_replayed_live_is_refused() {
     ] {
         folder.run(&format!("replay live.pcap {arguments}")).wrong(words);
     }
+    // Before anything is sent.
+    let peer = Peer::start();
+    let unkept = format!("replay live.pcap --server {} --histograms absent/h.hlog", peer.at);
+    folder.run(&unkept).wrong("absent/h.hlog:1:1: cannot be written");
+    assert!(peer.heard().is_empty());
+    let other = captures().into_iter().find(|file| file.ends_with("zeek-gtp8_teredo.pcap")).unwrap();
+    let nothing = folder.run(&format!("replay {} --server 127.0.0.1:9 --wait 0", other.display()));
+    assert!(nothing.err.contains("--as-push makes pushes of other datagrams"), "{}", nothing.err);
     folder.run("replay - --server 127.0.0.1:9 --loop 2").wrong("standard input can be read once");
 }
 
