@@ -27,7 +27,7 @@ mod socket;
 mod udp;
 mod uring;
 
-pub use affinity::{AffinityError, Placement, allowed_cpus, choose_cpus, pin};
+pub use affinity::{AffinityError, Placement, allowed_cpus, choose_cpus, give_way, pin};
 pub use socket::{BindError, Bound, Listener, bind_shards};
 pub use udp::Udp;
 pub use uring::{Refused, Uring, uring_refusal};

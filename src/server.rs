@@ -72,6 +72,8 @@ impl From<AffinityError> for StartError {
 /// What the shards' threads, the server and its admin page all see.
 #[derive(Debug)]
 struct State {
+    /// Where the shards run.
+    shard_cpus: Vec<usize>,
     boards: Vec<Arc<Board>>,
     /// The controller's, who counts what the shards handed to it.
     controller: Board,
@@ -187,6 +189,7 @@ impl Server {
         let (publisher, mut readers) = publish(tables, cpus.len() + 2);
         let shared = Arc::new(Shared::new(&config.limits, cpus.len(), seed));
         let state = Arc::new(State {
+            shard_cpus: cpus.clone(),
             boards: cpus.iter().map(|_| Arc::new(Board::default())).collect(),
             controller: Board::default(),
             fanout: Arc::default(),
@@ -234,9 +237,14 @@ impl Server {
         if let Some(at) = server.config.metrics {
             server.admin = Some(admin::Admin::start(at, Arc::clone(&server.state))?);
         }
-        server.controller = Some(spawn("controller".to_owned(), move || controller.run(reader))?);
+        let state = Arc::clone(&server.state);
+        server.controller = Some(spawn("controller".to_owned(), move || {
+            net::give_way(&state.shard_cpus);
+            controller.run(reader)
+        })?);
         let state = Arc::clone(&server.state);
         server.fanout = Some(spawn("fanout".to_owned(), move || {
+            net::give_way(&state.shard_cpus);
             fanout::run(fanout, clock, &state).inspect_err(|_| state.failed.store(true, Ordering::SeqCst))
         })?);
         let mut starting = Vec::new();

@@ -1,4 +1,4 @@
-//! On which CPUs the shards run.
+//! On which CPUs the shards run, and who gives way to them.
 //!
 //! Cost: one system call at the start, one for each shard.
 //!
@@ -10,6 +10,8 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use core_affinity::CoreId;
+use rustix::process::{getpriority_process, setpriority_process};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::config::Shards;
 
@@ -123,6 +125,25 @@ pub fn pin(cpu: usize) -> bool {
     allowed_cpus().contains(&cpu) && core_affinity::set_for_current(CoreId { id: cpu })
 }
 
+/// What is added to the nice value of a thread that gives way: on a CPU that is wanted by both it then gets a third of
+/// what a shard gets, so it goes on even beside one that spins.
+const NICER: i32 = 5;
+
+/// Has the calling thread, and each that it starts, give way to shards on these CPUs: it keeps to the CPUs that have
+/// none, and counts for less where all have one. What the kernel refuses is left as it was.
+pub fn give_way(shards: &[usize]) {
+    let mut free = CpuSet::new();
+    for cpu in allowed_cpus().iter().filter(|cpu| !shards.contains(cpu) && **cpu < CpuSet::MAX_CPU) {
+        free.set(*cpu);
+    }
+    if free.count() > 0 {
+        let _ = sched_setaffinity(None, &free);
+    }
+    if let Ok(nice) = getpriority_process(None) {
+        let _ = setpriority_process(None, nice + NICER);
+    }
+}
+
 /// `0-3, 6`.
 fn ranges(cpus: &[usize]) -> String {
     let mut text = String::new();
@@ -179,5 +200,27 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn who_gives_way_keeps_off_shards_and_counts_for_less() {
+        let cpus_and_nice = || {
+            let cpus = core_affinity::get_core_ids().unwrap().into_iter().map(|core| core.id);
+            (cpus.collect::<Vec<_>>(), getpriority_process(None).unwrap())
+        };
+        let (_, nice) = cpus_and_nice();
+        let gives_way = |shards: Vec<usize>| {
+            let here = move || {
+                give_way(&shards);
+                std::thread::spawn(cpus_and_nice).join().unwrap()
+            };
+            std::thread::spawn(here).join().unwrap()
+        };
+        let (allowed, nicer) = (allowed_cpus(), (nice + NICER).min(19));
+        let (first, others) = allowed.split_first().unwrap();
+        let left = if others.is_empty() { allowed } else { others };
+        assert_eq!(gives_way(vec![*first]), (left.to_vec(), nicer), "the first CPU has a shard");
+        assert_eq!(gives_way(allowed.to_vec()), (allowed.to_vec(), nicer), "every CPU has one");
+        assert_eq!(cpus_and_nice(), (allowed.to_vec(), nice), "who starts shards stays as it was");
     }
 }

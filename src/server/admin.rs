@@ -23,6 +23,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::{StartError, State};
 use crate::id::Endpoint;
 use crate::metrics::{Counters, ReportCounters};
+use crate::net;
 use crate::reason::{Reason, Unanswered};
 
 /// Connections served at once; a further one waits.
@@ -51,6 +52,7 @@ impl Admin {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(wrong)?;
         let (stop, stopped) = oneshot::channel();
         let serve = move || {
+            net::give_way(&state.shard_cpus);
             runtime.block_on(serve(listener, state, stopped));
             runtime.shutdown_background();
         };

@@ -21,6 +21,7 @@ use super::{IDLE, StartError, State};
 use crate::config::Radius;
 use crate::id::Endpoint;
 use crate::metrics::{ReportBoard, ReportCounters};
+use crate::net;
 use crate::reason::Unanswered;
 use crate::wire::radius::{PACKET_BYTES_MAX, Packet, code};
 
@@ -115,6 +116,7 @@ impl Listener {
 
     /// The thread's whole life.
     pub(super) fn run(mut self) -> io::Result<()> {
+        net::give_way(&self.state.shard_cpus);
         // What lies behind the longest packet is padding.
         let mut buffer = vec![0; PACKET_BYTES_MAX];
         while !self.state.stop.load(Ordering::Relaxed) {

@@ -68,7 +68,10 @@ pub(crate) struct Args {
     /// Of a hundred requests of a terminal that is bound: so many release, the others renew
     #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=100))]
     releases: u32,
-    /// PUSHes a second, without and with registrations beside
+    /// Requests a second beside which PUSHes are measured: a hundred seconds for a million terminals
+    #[arg(long, value_name = "N", default_value_t = 10_000.0, value_parser = positive)]
+    storm: f64,
+    /// PUSHes a second whose latency is measured, without and with requests beside
     #[arg(long, value_name = "N", default_value_t = 20_000.0, value_parser = positive)]
     pushes: f64,
     /// Where the temporary folder is made: its disk is measured [default: the system's]
@@ -144,6 +147,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         ("rate", json!(args.rate)),
         ("seconds", json!(args.seconds)),
         ("releases", json!(args.releases)),
+        ("storm", json!(args.storm)),
         ("pushes", json!(args.pushes)),
         ("seed", json!(args.seed)),
         ("folder", json!(parent)),

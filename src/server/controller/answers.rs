@@ -9,6 +9,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use socket2::{SockAddr, Socket};
 
 use crate::control::Reply;
+use crate::net;
 
 /// Batches that wait at most: then the controller does.
 const WAITING_MAX: usize = 4;
@@ -27,11 +28,12 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// From these sockets, by listener.
-    pub(super) fn start(sockets: Vec<Socket>) -> std::io::Result<Self> {
+    /// From these sockets, by listener; gives way to shards on these CPUs.
+    pub(super) fn start(sockets: Vec<Socket>, shard_cpus: Vec<usize>) -> std::io::Result<Self> {
         let (to, taken) = bounded::<Vec<Reply>>(WAITING_MAX);
         let (tell, sent) = unbounded();
         let run = move || {
+            net::give_way(&shard_cpus);
             for batch in taken {
                 let done = batch.into_iter().map(|reply| {
                     let has_left = send(&sockets, &reply);

@@ -14,7 +14,7 @@ use super::Controller;
 use super::answers::Answers;
 use super::compact::{PART, Writer};
 use crate::clock::{Clock, Now};
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::control::{Report, Site};
 use crate::journal::{Os, Recovery};
 use crate::metrics::Counters;
@@ -28,6 +28,11 @@ const BURST_NS: u64 = 200_000_000;
 /// How long the controller sleeps at most while a snapshot is written or answers are sent: soon it has to hand on
 /// or to count.
 const SOON: Duration = Duration::from_millis(1);
+
+/// How often commits begin at the most. One costs the CPU as much as ten requests or more, whatever is in it, and its
+/// shards a glance at the tables' epoch: so what arrives soon after the last one waits for company. What arrives after
+/// a pause does not.
+const PACE: Duration = Duration::from_millis(1);
 
 /// How long after a snapshot that could not be written the next is tried: the disk may be full.
 const RETRY_NS: u64 = 60_000_000_000;
@@ -60,6 +65,9 @@ pub(in crate::server) struct Seat {
     writer: Option<Writer>,
     /// No other is begun before.
     compact_after_ns: u64,
+    pace: Duration,
+    /// When the last commit began.
+    committed_ns: u64,
 }
 
 impl Seat {
@@ -80,7 +88,7 @@ impl Seat {
         let feed = config.radius.clone();
         let (controller, journal) =
             Controller::recover_listening(Os, &config.state, site, feed, Arc::clone(&shared))?;
-        let answers = Answers::start(sockets).map_err(|error| {
+        let answers = Answers::start(sockets, state.shard_cpus.clone()).map_err(|error| {
             StartError(format!("answers cannot have a thread: {error}; raise the limit on processes"))
         })?;
         let mut seat = Self {
@@ -93,6 +101,8 @@ impl Seat {
             clock,
             writer: None,
             compact_after_ns: 0,
+            pace: pace(&config.limits),
+            committed_ns: 0,
         };
         seat.turn(tables);
         if seat.controller.is_poisoned() {
@@ -108,8 +118,11 @@ impl Seat {
     pub(in crate::server) fn run(mut self, mut tables: Reader<Tables>) -> io::Result<()> {
         self.shared.wake_me();
         while !self.state.shards_ended.load(Ordering::Acquire) {
-            if !self.turn(&mut tables) {
-                std::thread::park_timeout(self.pause());
+            let worked = self.turn(&mut tables);
+            match self.rest() {
+                Some(rest) => std::thread::sleep(rest),
+                None if !worked => std::thread::park_timeout(self.pause()),
+                None => {}
             }
         }
         // A snapshot that is still being made is given up: the next start has a longer journal to read.
@@ -133,6 +146,12 @@ impl Seat {
         left.map_or(most, |ns| Duration::from_nanos(ns).min(most))
     }
 
+    /// How long the next commit has to wait.
+    fn rest(&self) -> Option<Duration> {
+        let since = Duration::from_nanos(self.clock.now().mono_ns - self.committed_ns);
+        self.pace.checked_sub(since).filter(|rest| !rest.is_zero())
+    }
+
     /// Handles what is there; true when that was something.
     fn turn(&mut self, tables: &mut Reader<Tables>) -> bool {
         let now = self.clock.now();
@@ -144,6 +163,7 @@ impl Seat {
             self.state.trouble(trouble);
         }
         if decided.changed {
+            self.committed_ns = now.mono_ns;
             self.await_shards(&tables);
         }
         self.spread(&tables, now);
@@ -252,4 +272,10 @@ impl Seat {
         self.state.desk.show(counters.punted);
         closed
     }
+}
+
+/// As [`PACE`] says, but so often that rings shorter than usual do not fill meanwhile.
+fn pace(limits: &Limits) -> Duration {
+    let slots = limits.punts.min(limits.reports) as u64;
+    PACE.min(Duration::from_micros(slots))
 }
