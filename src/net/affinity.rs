@@ -129,14 +129,17 @@ pub fn pin(cpu: usize) -> bool {
 /// what a shard gets, so it goes on even beside one that spins.
 const NICER: i32 = 5;
 
+/// CPUs without a shard that are enough for everybody else: the controller has one, and who sends its answers the other.
+const ENOUGH: usize = 2;
+
 /// Has the calling thread, and each that it starts, give way to shards on these CPUs: it keeps to the CPUs that have
-/// none, and counts for less where all have one. What the kernel refuses is left as it was.
+/// none where these are enough, and counts for less on any. What the kernel refuses is left as it was.
 pub fn give_way(shards: &[usize]) {
     let mut free = CpuSet::new();
     for cpu in allowed_cpus().iter().filter(|cpu| !shards.contains(cpu) && **cpu < CpuSet::MAX_CPU) {
         free.set(*cpu);
     }
-    if free.count() > 0 {
+    if free.count() as usize >= ENOUGH {
         let _ = sched_setaffinity(None, &free);
     }
     if let Ok(nice) = getpriority_process(None) {
@@ -218,8 +221,9 @@ mod tests {
         };
         let (allowed, nicer) = (allowed_cpus(), (nice + NICER).min(19));
         let (first, others) = allowed.split_first().unwrap();
-        let left = if others.is_empty() { allowed } else { others };
+        let left = if others.len() < ENOUGH { allowed } else { others };
         assert_eq!(gives_way(vec![*first]), (left.to_vec(), nicer), "the first CPU has a shard");
+        assert_eq!(gives_way(vec![]), (allowed.to_vec(), nicer), "no CPU has one");
         assert_eq!(gives_way(allowed.to_vec()), (allowed.to_vec(), nicer), "every CPU has one");
         assert_eq!(cpus_and_nice(), (allowed.to_vec(), nice), "who starts shards stays as it was");
     }
