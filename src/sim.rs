@@ -42,7 +42,7 @@ mod walk;
 mod world;
 
 pub use link::{Flying, LinkCounters};
-pub use operator::{APPS, Handset, OPEN_REALM, Operator, START_UNIX_S, Site, empty_row, v4};
+pub use operator::{APPS, Handset, OPEN_REALM, Operator, START_UNIX_S, Site, v4};
 pub use options::{Faults, LinkClass, Options, ServerKeys};
 pub use port::{Offered, PortLimits, SimPort, Waiting};
 pub use run::{Summary, run_seed};

@@ -28,30 +28,20 @@
 //! each see to it, and with both out of the way it is noticed); a home that is not told that a visitor left, that is told a repetition as if it were new, or is not
 //! told again what holds. `tests/control` has tests of these.
 
+#[path = "common/seeds.rs"]
+mod seeds;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use pushplane::sim::attach::{Disks, Options, Summary, run_seed, run_with};
 
-/// A number from the environment.
-fn number(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}: expected a number, found {text:?}")),
-        Err(_) => default,
-    }
-}
-
-/// How many seeds, and the first of them: fixed, so that a build is the same each time. Set
-/// `PUSHPLANE_SEEDS` and `PUSHPLANE_SEED` for others; a failure says which seed to run alone.
-fn seeds() -> std::ops::Range<u64> {
-    let first = number("PUSHPLANE_SEED", 0);
-    first..first + number("PUSHPLANE_SEEDS", 5000)
-}
+use self::seeds::{number, seeds};
 
 /// Faults, then healing, then delivery is owed; what must hold is in `pushplane::sim::attach`.
 #[test]
 fn every_seed_holds() {
-    let seeds = seeds();
+    let seeds = seeds(5000);
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let mut sum = Summary::default();
     thread::scope(|scope| {

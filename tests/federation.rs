@@ -2,24 +2,13 @@
 
 #[path = "federation/scenarios.rs"]
 mod scenarios;
+#[path = "common/seeds.rs"]
+mod seeds;
 
 use pushplane::reason::Reason;
 use pushplane::sim::{Summary, run_seed};
 
-/// A number from the environment.
-fn number(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}: expected a number, found {text:?}")),
-        Err(_) => default,
-    }
-}
-
-/// How many seeds, and the first of them: fixed, so that a build is the same each time. Set
-/// `PUSHPLANE_SEEDS` and `PUSHPLANE_SEED` for others; a failure says which seed to run alone.
-fn seeds() -> std::ops::Range<u64> {
-    let first = number("PUSHPLANE_SEED", 0);
-    first..first + number("PUSHPLANE_SEEDS", 10_000)
-}
+use self::seeds::{number, seeds};
 
 /// What no server says in these worlds: their messages, tables and sizes give no occasion, or the
 /// kinds of message are of later issues.
@@ -35,7 +24,7 @@ const NEVER: [Reason; 5] = [
 #[test]
 fn every_seed_holds() {
     let mut sum = Summary::default();
-    let seeds = seeds();
+    let seeds = seeds(10_000);
     for seed in seeds.clone() {
         sum.add(&run_seed(seed));
     }

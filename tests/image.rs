@@ -15,17 +15,7 @@ fn sorted(mut rib: Rib) -> Rib {
 }
 
 fn rib() -> Rib {
-    let user = |id: u128, device| User {
-        push_id: PushId(id),
-        device,
-        realm: 0,
-        private: None,
-        nat: None,
-        imsi: None,
-        bearers: 3,
-        serving: None,
-        valid_until: None,
-    };
+    let user = |id: u128, device| User::new(PushId(id), device);
     let at = |text: &str| Some(text.parse::<Endpoint>().unwrap());
     sorted(Rib {
         servers: vec![

@@ -85,17 +85,7 @@ pub(crate) fn rib(users: u64, vxlan: Endpoint, plain: Endpoint) -> Rib {
         rate: None,
         key: None,
     };
-    let row = |n| User {
-        push_id: id(n),
-        device: 0,
-        realm: realm(n),
-        private: Some(private(n)),
-        nat: None,
-        imsi: None,
-        bearers: User::DEFAULT_BEARERS,
-        serving: None,
-        valid_until: None,
-    };
+    let row = |n| User { realm: realm(n), private: Some(private(n)), ..User::new(id(n), 0) };
     Rib {
         servers: servers.collect(),
         gateways: vec![

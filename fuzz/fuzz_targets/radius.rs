@@ -20,15 +20,8 @@ const SECRET: &[u8] = b"testing123";
 /// A server and two users with the SIMs of the seeds.
 static TABLES: LazyLock<Tables> = LazyLock::new(|| {
     let user = |n: u128, imsi: &str| User {
-        push_id: PushId(n),
-        device: n as u8,
-        realm: 0,
-        private: None,
-        nat: None,
         imsi: Some(imsi.parse().expect("an IMSI")),
-        bearers: 3,
-        serving: None,
-        valid_until: None,
+        ..User::new(PushId(n), n as u8)
     };
     let server = Server {
         name: "one".into(),

@@ -375,17 +375,7 @@ mod tests {
 
     /// Users 1 to 1000 in the large group, 1 and 2000, whom nothing reaches, in the small one.
     fn rib() -> Rib {
-        let user = |n: u128, nat: Option<Endpoint>| User {
-            push_id: PushId(n),
-            device: 0,
-            realm: 0,
-            private: None,
-            nat,
-            imsi: None,
-            bearers: User::DEFAULT_BEARERS,
-            serving: None,
-            valid_until: None,
-        };
+        let user = |n: u128, nat: Option<Endpoint>| User { nat, ..User::new(PushId(n), 0) };
         let at = |n: u128| format!("203.0.113.{}:{}", n % 200, 1000 + n / 200).parse().ok();
         Rib {
             servers: vec![Server {

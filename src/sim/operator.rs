@@ -69,21 +69,6 @@ pub const APPS: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 9];
 /// The second when every world begins, since 1970.
 pub const START_UNIX_S: u64 = 1_800_000_000;
 
-/// A row with nothing but its user.
-pub const fn empty_row(push_id: PushId, device: u8) -> User {
-    User {
-        push_id,
-        device,
-        realm: 0,
-        private: None,
-        nat: None,
-        imsi: None,
-        bearers: User::DEFAULT_BEARERS,
-        serving: None,
-        valid_until: None,
-    }
-}
-
 /// An IPv4 endpoint.
 pub const fn v4(a: u8, b: u8, c: u8, d: u8, port: u16) -> Endpoint {
     Endpoint::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), port)
@@ -314,7 +299,7 @@ impl Operator {
         let devices = if rng.random_bool(0.25) { rng.random_range(2..=4) } else { 1 };
         let first = rng.random_range(0..3u8);
         for device in first..first + devices {
-            let mut row = empty_row(user, device);
+            let mut row = User::new(user, device);
             let mut site = home;
             match rng.random_range(0..100) {
                 0..50 => self.draw_private(rng, home, &mut row),
@@ -341,7 +326,7 @@ impl Operator {
                         _ => {}
                     }
                     let known = rng.random_bool(0.85);
-                    let mut visitor = empty_row(user, device);
+                    let mut visitor = User::new(user, device);
                     if rng.random_bool(0.8) {
                         self.draw_private(rng, site, &mut visitor);
                     } else {

@@ -179,6 +179,21 @@ pub struct User {
 impl User {
     /// `bearers` when the column is empty (`PROTOCOL.md`, ruling 34).
     pub const DEFAULT_BEARERS: u8 = 3;
+
+    /// A terminal of which nothing is known.
+    pub const fn new(push_id: PushId, device: u8) -> Self {
+        Self {
+            push_id,
+            device,
+            realm: 0,
+            private: None,
+            nat: None,
+            imsi: None,
+            bearers: Self::DEFAULT_BEARERS,
+            serving: None,
+            valid_until: None,
+        }
+    }
 }
 
 /// A key of AES-128-CMAC.

@@ -226,27 +226,13 @@ fn apps() -> Vec<App> {
     ]
 }
 
-/// A row of `users.csv` with nothing in it.
-pub(crate) fn row(id: PushId, device: u8) -> User {
-    User {
-        push_id: id,
-        device,
-        realm: 0,
-        private: None,
-        nat: None,
-        imsi: None,
-        bearers: User::DEFAULT_BEARERS,
-        serving: None,
-        valid_until: None,
-    }
-}
-
 /// The tables.
 pub(crate) fn rib() -> Rib {
-    let private = |n, device, text: &str| User { private: Some(at(text)), ..row(own(n), device) };
-    let nat = |n, device, text: &str| User { nat: Some(at(text)), ..row(own(n), device) };
-    let serving = |n, device, text: &str| User { serving: Some(at(text)), ..row(own(n), device) };
-    let imsi = |n, device| User { imsi: Some("460001234567890".parse().unwrap()), ..row(own(n), device) };
+    let private = |n, device, text: &str| User { private: Some(at(text)), ..User::new(own(n), device) };
+    let nat = |n, device, text: &str| User { nat: Some(at(text)), ..User::new(own(n), device) };
+    let serving = |n, device, text: &str| User { serving: Some(at(text)), ..User::new(own(n), device) };
+    let imsi =
+        |n, device| User { imsi: Some("460001234567890".parse().unwrap()), ..User::new(own(n), device) };
     let before = Some(NOW.unix_s() - 1);
     let users = vec![
         private(user::VXLAN, 0, "10.0.0.1:2948"),
@@ -282,11 +268,11 @@ pub(crate) fn rib() -> Rib {
         serving(user::ROAMING_TWICE, 3, ELSEWHERE),
         nat(user::NAT6, 0, "[2001:db8:9::26]:40026"),
         User { realm: 9, ..private(user::REALM9, 0, "10.0.0.1:2948") },
-        row(own(user::NOTHING), 0),
+        User::new(own(user::NOTHING), 0),
         User { nat: Some(at("203.0.113.29:40029")), ..private(user::BOTH, 0, "10.0.0.29:2948") },
         private(user::OUTER6, 0, "10.4.0.30:2948"),
         serving(user::ROAMING_HERE, 0, LISTEN4),
-        User { private: Some(at("10.0.0.200:2948")), ..row(abroad(1), 0) },
+        User { private: Some(at("10.0.0.200:2948")), ..User::new(abroad(1), 0) },
     ];
     let of_user = |n: u128| Key { id: n as u32, value: secret(n as u32), user: Some(own(n)) };
     let of_none = |id| Key { id, value: secret(id), user: None };

@@ -30,7 +30,7 @@ const SEAT: &str = "10.0.0.1";
 const SEATED: PushId = own(user::VXLAN);
 
 fn sim(id: PushId, device: u8, imsi: &str) -> User {
-    User { imsi: Some(imsi.parse().unwrap()), ..row(id, device) }
+    User { imsi: Some(imsi.parse().unwrap()), ..User::new(id, device) }
 }
 
 fn tables() -> Rib {
@@ -711,7 +711,7 @@ fn new_tables() {
         |bench: &Bench, status| Acct::of(status, "u").imsi(NOBODYS_SIM).ip("10.0.7.8").at(bench.now.unix_ms);
     bench.hear(&unknown(&bench, START));
     let mut rib = tables();
-    rib.users.push(User { private: Some(at("10.0.7.8:2948")), ..row(own(0x200), 0) });
+    rib.users.push(User { private: Some(at("10.0.7.8:2948")), ..User::new(own(0x200), 0) });
     let said = bench.replace_tables(&rib);
     assert!(said.changes.contains(&Change::End { user: own(0x200), device: 0, heard_ms: 0 }));
     rib.users.push(sim(own(0x201), 1, NOBODYS_SIM));

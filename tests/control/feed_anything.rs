@@ -32,9 +32,9 @@ fn imsi(n: u128) -> String {
 fn tables(which: usize) -> Rib {
     let mut rib = rib();
     rib.groups = (1..USERS).map(|n| (group(0), user(n))).collect();
-    let sim = |n: u128| User { imsi: Some(imsi(n).parse().unwrap()), ..row(user(n), n as u8 + 1) };
+    let sim = |n: u128| User { imsi: Some(imsi(n).parse().unwrap()), ..User::new(user(n), n as u8 + 1) };
     rib.users.extend([sim(0), User { private: Some(at("10.0.7.2:2948")), bearers: 1, ..sim(1) }]);
-    rib.users.push(User { private: Some(at("[fd00:0:0:7::9]:2948")), ..row(user(2), 0) });
+    rib.users.push(User { private: Some(at("[fd00:0:0:7::9]:2948")), ..User::new(user(2), 0) });
     rib.users.truncate(rib.users.len() - which);
     rib.names = (1..USERS).map(|n| (number(n), user(n))).collect();
     rib

@@ -46,8 +46,9 @@ fn ip(address: u8) -> String {
 
 fn tables() -> Rib {
     let mut rib = rib();
-    rib.users
-        .extend((0..USERS).map(|n| User { imsi: Some(imsi(n).parse().unwrap()), ..row(user(n), device(n)) }));
+    rib.users.extend(
+        (0..USERS).map(|n| User { imsi: Some(imsi(n).parse().unwrap()), ..User::new(user(n), device(n)) }),
+    );
     rib
 }
 

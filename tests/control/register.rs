@@ -508,7 +508,10 @@ fn new_tables_do_not_take_an_address_back() {
     let mut bench = Bench::new(ANY);
     bench.ask(&register_at(own(100), "10.0.7.7:1").validity(9), OUTSIDE).one(Kind::Registered);
     let mut more = rib();
-    more.users.push(pushplane::table::rib::User { private: Some(at("10.0.7.7:5")), ..row(own(300), 2) });
+    more.users.push(pushplane::table::rib::User {
+        private: Some(at("10.0.7.7:5")),
+        ..pushplane::table::rib::User::new(own(300), 2)
+    });
     let said = bench.replace_tables(&more);
     assert_eq!(ends(&said), [(own(300), 2)]);
     assert_eq!(bench.replace_tables(&more).changes, []);

@@ -5,7 +5,7 @@ use pushplane::packet::Class;
 use pushplane::reason::Reason;
 use pushplane::sim::cast::Sender;
 use pushplane::sim::naive::{Letter, flag, kind, option};
-use pushplane::sim::{Faults, Flying, Host, LinkClass, OPEN_REALM, Operator, Options, World, empty_row, v4};
+use pushplane::sim::{Faults, Flying, Host, LinkClass, OPEN_REALM, Operator, Options, World, v4};
 use pushplane::table::rib::{App, Key, Rule, User};
 
 const APP: u32 = 1;
@@ -80,8 +80,8 @@ fn a_roaming_user_is_reached_through_its_home_and_never_sent_back() {
     share_keys(&mut operator);
     let roamer = user(0, 5);
     let serving = Some(operator.sites[1].listen[0]);
-    operator.add_row(0, User { serving, ..empty_row(roamer, 0) });
-    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 2948), empty_row(roamer, 0)), None);
+    operator.add_row(0, User { serving, ..User::new(roamer, 0) });
+    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 2948), User::new(roamer, 0)), None);
     let mut world = world(operator);
 
     let first = world.push(PUSHER, 0, push(roamer, 1), None);
@@ -111,8 +111,8 @@ fn split_horizon_ends_a_push_that_starts_at_the_serving_server() {
     let mut operator = operator(2);
     let roamer = user(0, 5);
     let serving = Some(operator.sites[1].listen[0]);
-    operator.add_row(0, User { serving, ..empty_row(roamer, 0) });
-    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 2948), empty_row(roamer, 0)), None);
+    operator.add_row(0, User { serving, ..User::new(roamer, 0) });
+    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 2948), User::new(roamer, 0)), None);
     let mut world = world(operator);
     let message = world.push(PUSHER, 1, push(roamer, 1), None);
     world.run();
@@ -177,8 +177,8 @@ fn prefixes_in_a_circle_end_by_the_hop_limit() {
 #[test]
 fn the_hop_limit_counts_forwards_only() {
     let mut operator = operator(2);
-    operator.add_terminal(0, at(1, v4(10, 0, 0, 5, 2948), empty_row(user(0, 5), 0)), None);
-    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 2948), empty_row(user(1, 5), 0)), None);
+    operator.add_terminal(0, at(1, v4(10, 0, 0, 5, 2948), User::new(user(0, 5), 0)), None);
+    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 2948), User::new(user(1, 5), 0)), None);
     let mut world = world(operator);
     for (message, site, hops, rejects) in
         [(1, 0, 0, &[][..]), (2, 1, 2, &[]), (3, 1, 1, &[Reason::HopLimit]), (4, 1, 0, &[Reason::HopLimit])]
@@ -202,7 +202,7 @@ fn what_is_urgent_leaves_first_when_not_everything_can() {
     for number in 1..=6 {
         operator.add_terminal(
             0,
-            at(1, v4(10, 0, 0, number, 2948), empty_row(user(0, number.into()), 0)),
+            at(1, v4(10, 0, 0, number, 2948), User::new(user(0, number.into()), 0)),
             None,
         );
     }
@@ -277,7 +277,7 @@ fn receipts_of_all_terminals_come_back_over_two_servers() {
             share_keys(&mut operator);
         }
         for device in 1..=3 {
-            let row = at(1, v4(10, device - 1, 0, device, 2948), empty_row(user(1, 5), device));
+            let row = at(1, v4(10, device - 1, 0, device, 2948), User::new(user(1, 5), device));
             operator.add_terminal(1, row, None);
         }
         let mut world = world(operator);
@@ -300,10 +300,10 @@ fn receipts_of_all_terminals_come_back_over_two_servers() {
 fn a_roaming_terminal_is_served_beside_one_that_would_have_to_be_asked_for() {
     let mut operator = operator(2);
     let both = user(0, 5);
-    operator.add_row(0, User { imsi: "460001234567890".parse().ok(), ..empty_row(both, 1) });
+    operator.add_row(0, User { imsi: "460001234567890".parse().ok(), ..User::new(both, 1) });
     let serving = Some(operator.sites[1].listen[0]);
-    operator.add_row(0, User { serving, ..empty_row(both, 2) });
-    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 2948), empty_row(both, 2)), None);
+    operator.add_row(0, User { serving, ..User::new(both, 2) });
+    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 2948), User::new(both, 2)), None);
     let mut world = world(operator);
     let message = world.push(PUSHER, 0, push(both, 1), None);
     world.run();
@@ -322,8 +322,8 @@ fn a_stale_address_is_never_reached_after_a_reload() {
     let mut operator = operator(1);
     let (before, after) = (user(0, 5), user(0, 6));
     let place = v4(10, 0, 0, 5, 2948);
-    operator.add_terminal(0, at(1, place, empty_row(before, 0)), None);
-    operator.add_terminal(0, User { nat: Some(v4(203, 0, 113, 1, 7)), ..empty_row(after, 0) }, None);
+    operator.add_terminal(0, at(1, place, User::new(before, 0)), None);
+    operator.add_terminal(0, User { nat: Some(v4(203, 0, 113, 1, 7)), ..User::new(after, 0) }, None);
     let mut world = world(operator);
     world.push(PUSHER, 0, push(before, 1), None);
     world.run();
@@ -366,7 +366,7 @@ fn every_tunnel_form_reaches_the_terminal_of_the_right_realm() {
         .chain([(OPEN_REALM, v4(172, 16, 1, 9, 7)), (OPEN_REALM, "[fd99:1::9]:8".parse().unwrap())])
         .collect();
     for (number, (realm, private)) in (1..).zip(&places) {
-        operator.add_terminal(0, at(*realm, *private, empty_row(user(0, number), 0)), None);
+        operator.add_terminal(0, at(*realm, *private, User::new(user(0, number), 0)), None);
     }
     let mut world = world(operator);
     for message in 1..=places.len() as u64 {
@@ -387,7 +387,7 @@ fn a_changed_datagram_passes_no_server_that_wants_a_signature() {
     let mut operator = operator(2);
     share_keys(&mut operator);
     for number in 1..=20u8 {
-        operator.add_terminal(1, at(1, v4(10, 0, 0, number, 1), empty_row(user(1, number.into()), 0)), None);
+        operator.add_terminal(1, at(1, v4(10, 0, 0, number, 1), User::new(user(1, number.into()), 0)), None);
     }
     let mut world = world(operator);
     let corrupt = Faults { corrupt: 1000, ..Faults::CLEAN };
@@ -417,8 +417,8 @@ fn a_changed_datagram_passes_no_server_that_wants_a_signature() {
 fn the_source_address_is_translated_where_a_message_leaves_its_domain() {
     let mut operator = operator(3);
     let public = v4(203, 0, 113, 1, 7);
-    operator.add_terminal(0, User { nat: Some(public), ..empty_row(user(0, 5), 0) }, None);
-    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 1), empty_row(user(1, 5), 0)), None);
+    operator.add_terminal(0, User { nat: Some(public), ..User::new(user(0, 5), 0) }, None);
+    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 1), User::new(user(1, 5), 0)), None);
     let mut world = world(operator);
     for (message, sender, expected) in [(1, Sender::Handset(0), public), (2, PUSHER, v4(192, 0, 2, 1, 5000))]
     {
@@ -440,8 +440,8 @@ fn what_cannot_be_made_or_sent_is_rejected() {
     let mut operator = operator(2);
     operator.sites[0].listen.truncate(1);
     let public = "[2001:db8:aaaa::1]:7".parse().ok();
-    operator.add_terminal(0, User { nat: public, ..empty_row(user(0, 5), 0) }, None);
-    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 1), empty_row(user(1, 5), 0)), None);
+    operator.add_terminal(0, User { nat: public, ..User::new(user(0, 5), 0) }, None);
+    operator.add_terminal(1, at(1, v4(10, 0, 0, 5, 1), User::new(user(1, 5), 0)), None);
     let mut world = world(operator);
     world.push(PUSHER, 0, push(user(0, 5), 1), None);
     world.run();
@@ -463,7 +463,7 @@ fn what_cannot_be_made_or_sent_is_rejected() {
 fn what_is_not_taken_is_rejected() {
     let mut operator = operator(2);
     for (site, user) in [(0, user(0, 5)), (1, user(1, 5))] {
-        operator.add_terminal(site, at(1, v4(10, 0, 0, 5, 2948), empty_row(user, 0)), None);
+        operator.add_terminal(site, at(1, v4(10, 0, 0, 5, 2948), User::new(user, 0)), None);
     }
     let mut options = Options::plain(2);
     // A header, and what a forward adds, but no tunnel's.
@@ -488,7 +488,7 @@ fn what_is_not_taken_is_rejected() {
 #[test]
 fn what_a_link_loses_is_counted_there() {
     let mut operator = operator(1);
-    operator.add_terminal(0, at(1, v4(10, 0, 0, 5, 1), empty_row(user(0, 5), 0)), None);
+    operator.add_terminal(0, at(1, v4(10, 0, 0, 5, 1), User::new(user(0, 5), 0)), None);
     let mut world = world(operator);
     let longest = Faults { mtu: 55, ..Faults::CLEAN };
     for (message, faults) in

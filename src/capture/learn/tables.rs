@@ -235,7 +235,8 @@ impl Terminals {
         for (domain, address, row) in &rows {
             let realm = realms[*domain];
             let private = Endpoint::new(*address, row.port.unwrap_or(options.port));
-            let mut user = User { realm, private: Some(private), imsi: row.imsi, ..nobody() };
+            let mut user =
+                User { realm, private: Some(private), imsi: row.imsi, ..User::new(PushId::NONE, 0) };
             match (&row.registered, row.imsi) {
                 (Some((who, terminal)), _) => {
                     (user.push_id, user.device) = *who;
@@ -267,14 +268,14 @@ impl Terminals {
         for ((push_id, device), terminal) in &self.elsewhere {
             *if terminal.nat.is_some() { &mut counts.registered } else { &mut counts.without_address } += 1;
             let Registered { nat, imsi, bearers, .. } = *terminal;
-            rib.users.push(User { push_id: *push_id, device: *device, nat, imsi, bearers, ..nobody() });
+            rib.users.push(User { nat, imsi, bearers, ..User::new(*push_id, *device) });
         }
         for imsi in self.past {
             if !ids.has_device(imsi)
                 && let Some((push_id, device)) = ids.next_device(imsi)
             {
                 counts.without_address += 1;
-                rib.users.push(User { push_id, device, imsi: Some(imsi), ..nobody() });
+                rib.users.push(User { imsi: Some(imsi), ..User::new(push_id, device) });
             }
         }
         serve(&mut rib);
@@ -398,21 +399,6 @@ impl Ids {
                 return Some((push_id, device));
             }
         }
-    }
-}
-
-/// A user of whom nothing is known.
-const fn nobody() -> User {
-    User {
-        push_id: PushId::NONE,
-        device: 0,
-        realm: 0,
-        private: None,
-        nat: None,
-        imsi: None,
-        bearers: User::DEFAULT_BEARERS,
-        serving: None,
-        valid_until: None,
     }
 }
 

@@ -8,7 +8,7 @@ use super::options::Options;
 use super::phone::Phone;
 use crate::config::Policy;
 use crate::id::PushId;
-use crate::sim::operator::{Operator, empty_row, v4};
+use crate::sim::operator::{Operator, v4};
 use crate::sim::options::ServerKeys;
 use crate::table::rib::{App, Key, Rule, User};
 
@@ -95,7 +95,7 @@ pub(super) fn phones(
                 let rows = &operator.sites[home].rib.users;
                 let is_taken = |row: &User| (row.realm, row.private) == (realm, Some(private));
                 if !rows.iter().any(is_taken) {
-                    let row = User { realm, private: Some(private), ..empty_row(user, device) };
+                    let row = User { realm, private: Some(private), ..User::new(user, device) };
                     operator.add_row(home, row);
                 }
             }

@@ -81,15 +81,9 @@ impl Operator {
             gateway: n.into(),
         };
         let row = |n| User {
-            push_id: id(n),
-            device: 0,
             realm: (n % u64::from(hops)) as u32,
             private: Some(private(n / u64::from(hops))),
-            nat: None,
-            imsi: None,
-            bearers: User::DEFAULT_BEARERS,
-            serving: None,
-            valid_until: None,
+            ..User::new(id(n), 0)
         };
         let app = App {
             id: APP,
