@@ -1,5 +1,7 @@
 //! `pushplane bench`: small runs, whose figures say nothing and whose answers must still be right.
 
+use std::net::UdpSocket;
+
 use crate::Folder;
 
 #[test]
@@ -116,21 +118,46 @@ fn replays_are_measured_drawn_and_kept() {
     let json = ran.json();
     let runs = json["runs"].as_array().unwrap();
     let names: Vec<&str> = runs.iter().map(|run| run["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["prp", "plain", "as-push", "topspeed", "rate"]);
+    assert_eq!(
+        names,
+        ["prp", "plain", "topspeed", "plain-topspeed", "rate", "plain-rate", "plain-sleeps", "as-push"]
+    );
     for run in runs {
-        let planned = if run["name"] == "rate" { 500 } else { 3000 };
-        assert_eq!((&run["planned"], &run["sent"]), (&planned.into(), &planned.into()), "{run}");
-        assert!(run["valid"] == true || run["name"] == "rate", "{run}");
-        assert!(run["figures"]["datagrams_per_s"].as_f64().unwrap() > 0.0, "{run}");
+        let name = run["name"].as_str().unwrap();
+        let is_timed = name.ends_with("rate") || name.ends_with("sleeps");
+        let planned = if is_timed { 500 } else { 3000 };
+        let left_out = run["figures"]["left_out"].as_f64().unwrap_or(0.0);
+        assert_eq!(run["planned"].as_f64().unwrap() + left_out, f64::from(planned), "{run}");
+        assert_eq!(run["planned"], run["sent"], "{run}");
+        assert!(run["valid"] == true || name == "rate", "{run}");
+        for figure in ["datagrams_per_s", "cpu_ns"] {
+            assert!(run["figures"][figure].as_f64().unwrap() > 0.0, "{run}");
+        }
+        assert_eq!(run["figures"]["drift_us"].is_number(), is_timed, "{run}");
+        assert!(run["late"]["max"].as_u64().unwrap() > 0 || !is_timed, "{run}");
     }
+    assert!(runs[6]["figures"]["left_out"].is_number(), "{}", runs[6]);
     // Most users have a terminal that takes packet data.
     assert!(runs[0]["delivered"].as_u64().unwrap() > 1500, "{}", runs[0]);
-    assert!(folder.read("plots/late.svg").contains("Behind the schedule"));
-    assert!(folder.read("plots/late.hlog").contains("Tag=late,"));
+    for name in ["rate", "plain-rate", "plain-sleeps"] {
+        assert!(folder.read("plots/late.svg").contains(name), "{name}");
+        assert!(folder.read("plots/late.hlog").contains(&format!("Tag={name},")), "{name}");
+    }
     let kept = ran.err.lines().find_map(|line| line.strip_prefix("kept: ")).unwrap().to_owned();
     let again = folder.run(&format!("replay {kept}/prp.pcap --tables {kept}/bench.ppt --json")).json();
     for field in ["planned", "delivered", "dropped"] {
         assert_eq!(again[field], runs[0][field], "{field}");
     }
     folder.run("bench replay --users 1").wrong("--users");
+    folder.run("bench replay --datagrams 10 --users 100 --only nobody").wrong("plain-sleeps");
+    let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let sent = format!(
+        "bench replay --datagrams 3 --users 100 --only plain-rate --sink {}",
+        sink.local_addr().unwrap()
+    );
+    assert_eq!(folder.run(&format!("{sent} --json")).json()["runs"].as_array().unwrap().len(), 1);
+    sink.set_nonblocking(true).unwrap();
+    let mut datagram = [0; 200];
+    let lengths: Vec<usize> = std::iter::from_fn(|| sink.recv(&mut datagram).ok()).collect();
+    assert_eq!(lengths, [48 + 64; 3], "the whole datagrams, and no more");
 }

@@ -13,11 +13,12 @@ use pushplane::id::Endpoint;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
+use self::plain::Pace;
 use self::traffic::{APP, Form, Traffic};
 use super::host::kib;
 use super::plot::{self, Curve, Plot};
 use super::report::{Figures, Report, Run};
-use crate::outcome::Tally;
+use crate::outcome::{Percentiles, Tally};
 use crate::replay::parts::{self, Offline, Timing};
 use crate::{Stop, common};
 
@@ -25,11 +26,13 @@ use crate::{Stop, common};
 ///
 /// Makes an operator and captures of pushes to its users in a temporary folder, and replays them: through the engine,
 /// beside a plain loop that reads and looks up; and at a socket on loopback that nobody reads, as fast as it goes and
-/// at a fixed rate.
+/// at a fixed rate, beside a plain sender that makes a call of the kernel a datagram and sleeps before each, once until
+/// each is due and once for as long as lies between two.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   pushplane bench replay
-  pushplane bench replay --datagrams 1000000 --users 10000 --plots plots --json")]
+  pushplane bench replay --datagrams 1000000 --users 10000 --plots plots --json
+  pushplane bench replay --datagrams 1000000 --rate 100000 --only rate")]
 pub(crate) struct Args {
     /// Datagrams of each capture
     #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
@@ -49,6 +52,13 @@ pub(crate) struct Args {
     /// Where the temporary folder is made: each capture has 16 bytes and a frame a datagram [default: the system's]
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
+    /// Where the live runs send to [default: a socket on loopback that nobody reads]
+    #[arg(long, value_name = "ADDRESS")]
+    sink: Option<Endpoint>,
+    /// Measure only runs whose names have this in them: prp, plain, topspeed, plain-topspeed, rate, plain-rate,
+    /// plain-sleeps, as-push
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
     /// Keep the folder, with prp.pcap, plain.pcap and the tables bench.ppt
     #[arg(long)]
     keep: bool,
@@ -70,15 +80,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = tempfile::tempdir_in(&parent).map_err(|error| Stop::file(&parent, error))?;
     let traffic = Traffic::make(folder.path(), args.users, args.payload, args.seed)?;
-    let bench = Bench { args, folder: folder.path().to_owned(), traffic };
-    let prp = bench.offline(Form::Prp, "prp", "PRP as it is")?;
-    let plain = bench.plain(&prp)?;
-    let (live, late) = bench.live()?;
-    let as_push = bench.offline(Form::Plain, "as-push", "plain UDP to users' addresses, made pushes")?;
-    let mut runs = vec![prp, plain, as_push];
-    runs.extend(live);
+    let mut bench =
+        Bench { args, folder: folder.path().to_owned(), traffic, runs: Vec::new(), late: Vec::new() };
+    bench.measure()?;
     if let Some(plots) = &args.plots {
-        draw(plots, &late, args.seconds)?;
+        draw(plots, &bench.late, args.seconds)?;
     }
     if args.keep {
         common::note(format_args!("kept: {}", folder.keep().display()));
@@ -92,34 +98,37 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         ("seed", json!(args.seed)),
         ("folder", json!(parent)),
     ];
-    Report::new("replay", settings, runs).say(args.json)
+    Report::new("replay", settings, bench.runs).say(args.json)
 }
 
 struct Bench<'a> {
     args: &'a Args,
     folder: PathBuf,
     traffic: Traffic,
+    runs: Vec<Run>,
+    /// How late messages left, by the run.
+    late: Vec<(&'static str, Histogram<u64>)>,
 }
 
 /// What a part took.
 struct Took {
     seconds: f64,
-    /// Of this thread on a CPU.
+    /// Of the whole process on a CPU.
     cpu_ns: f64,
 }
 
 fn timed<T>(part: impl FnOnce() -> Result<T, Stop>) -> Result<(T, Took), Stop> {
     let clock = Clock::start();
-    let (start, before) = (clock.now().mono_ns, thread_cpu_ns());
+    let (start, before) = (clock.now().mono_ns, cpu_ns());
     let done = part()?;
-    let cpu_ns = thread_cpu_ns().saturating_sub(before) as f64;
+    let cpu_ns = cpu_ns().saturating_sub(before) as f64;
     let seconds = (clock.now().mono_ns - start) as f64 / 1e9;
     Ok((done, Took { seconds, cpu_ns }))
 }
 
-/// CPU time of this thread so far.
-fn thread_cpu_ns() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
+/// CPU time of the process so far: a live replay reads and sends on two threads.
+fn cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
     (time.tv_sec * 1_000_000_000 + time.tv_nsec).cast_unsigned()
 }
 
@@ -127,7 +136,60 @@ fn memory_peak() -> u64 {
     kib("/proc/self/status", "VmHWM")
 }
 
+/// The names of the runs.
+const PRP: &str = "prp";
+const PLAIN: &str = "plain";
+const TOPSPEED: &str = "topspeed";
+const PLAIN_TOPSPEED: &str = "plain-topspeed";
+const RATE: &str = "rate";
+const PLAIN_RATE: &str = "plain-rate";
+const PLAIN_SLEEPS: &str = "plain-sleeps";
+const AS_PUSH: &str = "as-push";
+const RUNS: [&str; 8] = [PRP, PLAIN, TOPSPEED, PLAIN_TOPSPEED, RATE, PLAIN_RATE, PLAIN_SLEEPS, AS_PUSH];
+
 impl Bench<'_> {
+    /// All runs that are asked for.
+    fn measure(&mut self) -> Result<(), Stop> {
+        let args = self.args;
+        let only = args.only.as_deref().unwrap_or_default();
+        let names: Vec<&str> = RUNS.into_iter().filter(|name| name.contains(only)).collect();
+        if names.is_empty() {
+            return Err(Stop::Wrong(format!(
+                "--only {only}: no run has a name like that ({})",
+                RUNS.join(", ")
+            )));
+        }
+        if names != [AS_PUSH] {
+            self.traffic.write(&self.capture(Form::Prp), Form::Prp, args.datagrams)?;
+        }
+        let failed = |error| Stop::Failed(format!("loopback cannot be bound: {error}"));
+        let sink = UdpSocket::bind("127.0.0.1:0").map_err(failed)?;
+        let sink = args.sink.map_or_else(|| sink.local_addr().map(Endpoint::from), Ok).map_err(failed)?;
+        for name in names {
+            self.one(name, sink)?;
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, name: &'static str, sink: Endpoint) -> Result<(), Stop> {
+        let rate = f64::from(self.args.rate);
+        let run = match name {
+            PRP => self.offline(Form::Prp, name, "PRP as it is")?,
+            PLAIN => self.plain()?,
+            TOPSPEED => self.live(name, sink, Timing::Topspeed)?,
+            PLAIN_TOPSPEED => self.plain_live(name, sink, Pace::Topspeed)?,
+            RATE => self.live(name, sink, Timing::Pps)?,
+            PLAIN_RATE => self.plain_live(name, sink, Pace::Until(rate))?,
+            PLAIN_SLEEPS => self.plain_live(name, sink, Pace::Sleeps(rate))?,
+            _ => {
+                self.traffic.write(&self.capture(Form::Plain), Form::Plain, self.args.datagrams)?;
+                self.offline(Form::Plain, name, "plain UDP to users' addresses, made pushes")?
+            }
+        };
+        self.runs.push(run);
+        Ok(())
+    }
+
     fn capture(&self, form: Form) -> PathBuf {
         self.folder.join(match form {
             Form::Prp => "prp.pcap",
@@ -138,7 +200,6 @@ impl Bench<'_> {
     /// Reading alone, and the whole replay.
     fn offline(&self, form: Form, name: &'static str, what: &str) -> Result<Run, Stop> {
         let capture = self.capture(form);
-        self.traffic.write(&capture, form, self.args.datagrams)?;
         let bytes = fs::metadata(&capture).map_or(0, |metadata| metadata.len());
         let offline =
             Offline::open(&capture, self.traffic.tables(), matches!(form, Form::Plain).then_some(APP))?;
@@ -163,14 +224,15 @@ impl Bench<'_> {
     }
 
     /// What somebody writes in an afternoon: reads, looks up, and counts.
-    fn plain(&self, whole: &Run) -> Result<Run, Stop> {
+    fn plain(&self) -> Result<Run, Stop> {
         let lookup = self.traffic.lookup();
         let (found, took) = timed(|| plain::replay(&self.capture(Form::Prp), &lookup))?;
         let read = found.datagrams.max(1) as f64;
         let mut figures = Figures::default();
         figures.add("datagrams_per_s", "datagrams a second, one core", read * 1e9 / took.cpu_ns);
         figures.add("cpu_ns", "ns of CPU a datagram", took.cpu_ns / read);
-        if let Some(ours) = whole.figures.get("cpu_ns") {
+        let whole = self.runs.iter().find(|run| run.name == PRP);
+        if let Some(ours) = whole.and_then(|run| run.figures.get("cpu_ns")) {
             figures.add("ratio", "of the CPU of the whole replay", took.cpu_ns / read / ours);
         }
         let tally = Tally {
@@ -182,46 +244,92 @@ impl Bench<'_> {
             ..Tally::default()
         };
         let what = "read and looked up in a HashMap, nothing checked, nothing sent".to_owned();
-        Ok(Run { name: "plain", what, seconds: took.seconds, tally, figures })
+        Ok(Run { name: PLAIN, what, seconds: took.seconds, tally, figures })
     }
 
-    /// At a socket that nobody reads: as fast as it goes, and at a rate.
-    fn live(&self) -> Result<(Vec<Run>, Histogram<u64>), Stop> {
-        let failed = |error| Stop::Failed(format!("loopback cannot be bound: {error}"));
-        let sink = UdpSocket::bind("127.0.0.1:0").map_err(failed)?;
-        let server = Endpoint::from(sink.local_addr().map_err(failed)?);
-        let capture = self.capture(Form::Prp);
-        let send = |timing, speed, limit: u64| parts::live(&capture, server, timing, speed, limit);
-        let rate = f64::from(self.args.rate);
-        let seconds = u64::from(self.args.seconds);
-        let (topspeed, _) = send(Timing::Topspeed, None, self.args.datagrams)?;
-        let (fixed, late) = send(Timing::Pps, Some(rate), u64::from(self.args.rate) * seconds)?;
-        let run = |name, what: String, report: parts::Live| {
-            let mut figures = Figures::default();
-            figures.add("datagrams_per_s", "datagrams a second", report.rate);
-            figures.add("drift_us", "us that the last one was late", report.drift_ns as f64 / 1e3);
-            figures.add("retried", "sends that the kernel had no room for at first", report.retried as f64);
-            let seconds = report.seconds;
-            // Nobody was to answer.
-            let mut tally = report.tally;
-            (tally.lost, tally.answered) = (0, tally.sent);
-            Run { name, what, seconds, tally, figures }
+    /// Of a live run: how many datagrams, and what was asked for, in words.
+    fn asked(&self, is_timed: bool) -> (u64, String) {
+        let Args { datagrams, rate, seconds, .. } = self.args;
+        if is_timed {
+            (
+                u64::from(*rate) * u64::from(*seconds),
+                format!("at {} a second", common::grouped((*rate).into())),
+            )
+        } else {
+            (*datagrams, "as fast as it goes".to_owned())
+        }
+    }
+
+    /// Sent to a socket that nobody reads.
+    fn live(&mut self, name: &'static str, sink: Endpoint, timing: Timing) -> Result<Run, Stop> {
+        let is_timed = timing == Timing::Pps;
+        let (limit, how) = self.asked(is_timed);
+        let speed = is_timed.then_some(f64::from(self.args.rate));
+        let ((report, late), took) =
+            timed(|| parts::live(&self.capture(Form::Prp), sink, timing, speed, limit))?;
+        let mut figures = sending(report.rate, took.cpu_ns / report.tally.sent.max(1) as f64);
+        if is_timed {
+            figures.add(DRIFT.0, DRIFT.1, report.drift_ns as f64 / 1e3);
+            self.late.push((name, late));
+        }
+        figures.add("retried", "sends that the kernel had no room for at first", report.retried as f64);
+        // Nobody was to answer.
+        let mut tally = report.tally;
+        (tally.lost, tally.answered) = (0, tally.sent);
+        Ok(Run { name, what: format!("sent {how}"), seconds: report.seconds, tally, figures })
+    }
+
+    /// The same, by what somebody writes in an afternoon.
+    fn plain_live(&mut self, name: &'static str, sink: Endpoint, pace: Pace) -> Result<Run, Stop> {
+        let is_timed = !matches!(pace, Pace::Topspeed);
+        let (limit, how) = self.asked(is_timed);
+        let (sent, took) = timed(|| plain::send(&self.capture(Form::Prp), sink.into(), pace, limit))?;
+        let plain::Sent { datagrams, late, last_late_ns, seconds } = sent;
+        let mut figures = sending(datagrams as f64 / seconds, took.cpu_ns / datagrams.max(1) as f64);
+        let ours = self.runs.iter().find(|run| run.name == TOPSPEED && !is_timed);
+        if let Some(ours) = ours.and_then(|run| run.figures.get("datagrams_per_s")) {
+            figures.add("ratio", "of the rate of replay --server", datagrams as f64 / seconds / ours);
+        }
+        let mut tally = Tally { planned: limit, sent: datagrams, answered: datagrams, ..Tally::default() };
+        if is_timed {
+            figures.add(DRIFT.0, DRIFT.1, last_late_ns as f64 / 1e3);
+            tally.late = Percentiles::of(&late);
+            self.late.push((name, late));
+        }
+        let paced = match pace {
+            Pace::Topspeed => "",
+            Pace::Until(_) => ", asleep until each is due",
+            Pace::Sleeps(_) => {
+                // What it had no time for is what this run shows, no fault.
+                tally.planned = datagrams;
+                figures.add("left_out", "not sent in this time", (limit - datagrams) as f64);
+                ", asleep for as long as lies between two"
+            }
         };
-        let runs = vec![
-            run("topspeed", "sent as fast as it goes".to_owned(), topspeed),
-            run("rate", format!("sent at {rate} a second"), fixed),
-        ];
-        Ok((runs, late))
+        tally.valid = tally.is_whole();
+        let what = format!("sent {how} by one call of the kernel each{paced}");
+        Ok(Run { name, what, seconds, tally, figures })
     }
 }
 
-fn draw(folder: &Path, late: &Histogram<u64>, seconds: u32) -> Result<(), Stop> {
+const DRIFT: (&str, &str) = ("drift_us", "us that the last one was late");
+
+/// What every live run is measured by.
+fn sending(rate: f64, cpu_ns: f64) -> Figures {
+    let mut figures = Figures::default();
+    figures.add("datagrams_per_s", "datagrams a second", rate);
+    figures.add("cpu_ns", "ns of CPU a datagram, waiting for its time included", cpu_ns);
+    figures
+}
+
+fn draw(folder: &Path, late: &[(&'static str, Histogram<u64>)], seconds: u32) -> Result<(), Stop> {
     let plot = Plot {
         title: "Behind the schedule".to_owned(),
         along: "1 / (1 - quantile): 100 is p99",
         up: "microseconds",
-        curves: vec![Curve::of("late", late)],
+        curves: late.iter().map(|(name, histogram)| Curve::of(name, histogram)).collect(),
     };
     plot.write(&folder.join("late.svg"))?;
-    parts::keep(&folder.join("late.hlog"), seconds.into(), &[("late", late)])
+    let histograms: Vec<_> = late.iter().map(|(name, histogram)| (*name, histogram)).collect();
+    parts::keep(&folder.join("late.hlog"), seconds.into(), &histograms)
 }

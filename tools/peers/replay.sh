@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# One capture, read and replayed by pushplane, tshark and tcpreplay, one after the other: datagrams a second, and CPU
-# (user + system) a datagram. Needs a release build; a peer that is not installed (apt-get install tshark tcpreplay) is
-# left out, and said so. tcpreplay sends on loopback and needs root.
+# One capture, read and replayed by pushplane, a plain sender, tshark, tcpreplay and udpreplay, one after the other:
+# datagrams a second, and CPU (user + system) a datagram. Needs root, for a network namespace of its own where everything
+# goes to one socket that nobody reads, python3, for that socket, and a release build. A peer that is not installed
+# (apt-get install tshark tcpreplay; udpreplay is github.com/rigtorp/udpreplay) is left out, and said so.
 #
-# Then both senders keep a rate for five seconds, while dumpcap notes when the kernel saw each datagram: how late it was
-# against an absolute schedule from the first one on, and how late the last one was.
+# Then the senders keep a rate for five seconds, while dumpcap notes when the kernel saw each datagram: how late it was
+# against the absolute schedule that the earliest of them kept, and how late the last one was. The plain sender is that of
+# `pushplane bench replay`: a call of the kernel and a sleep a datagram, until each is due or as long as lies between two.
 #
 #   tools/peers/replay.sh [DATAGRAMS [RATE]]
 set -euo pipefail
@@ -14,15 +16,31 @@ pushplane=${PUSHPLANE:-target/release/pushplane}
 datagrams=${1:-1000000}
 rate=${2:-20000}
 [ -x "$pushplane" ] || { echo "$pushplane is not there: cargo build --release" >&2; exit 2; }
+[ "$(id -u)" -eq 0 ] || { echo "needs root, for a network namespace of its own" >&2; exit 2; }
+command -v python3 >/dev/null || { echo "needs python3, for a socket that nobody reads" >&2; exit 2; }
+# Nothing of this reaches the host's network.
+[ -n "${REPLAY_NAMESPACE:-}" ] || REPLAY_NAMESPACE=yes exec unshare --net "$0" "$@"
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-# Exits 1 when this machine could not keep the schedule of the run at a fixed rate; the captures are there all the same.
-"$pushplane" bench replay --datagrams "$datagrams" --folder "$work" --keep --seconds 1 --json \
-  >"$work/bench.json" 2>"$work/bench.err" || [ $? -eq 1 ] || { cat "$work/bench.err" >&2; exit 1; }
+sink_pid=
+trap '[ -z "$sink_pid" ] || kill "$sink_pid"; rm -rf "$work"' EXIT
+ip link set lo up
+"$pushplane" bench replay --only plain-topspeed --datagrams "$datagrams" --folder "$work" --keep --json \
+  >"$work/bench.json" 2>"$work/bench.err" || { cat "$work/bench.err" >&2; exit 1; }
 kept=$(sed -n 's/^kept: //p' "$work/bench.err")
 [ -n "$kept" ] || { cat "$work/bench.err" >&2; exit 1; }
 capture=$kept/prp.pcap
+
+# The server that all datagrams of the capture were for, in the first Ethernet frame of a pcap file.
+sink=$(od -An -tu1 -j 70 -N 8 "$capture" | awk '{ print $1 "." $2 "." $3 "." $4 ":" $7 * 256 + $8 }')
+ip address add "${sink%:*}/32" dev lo
+python3 -c '
+import signal, socket, sys
+host, port = sys.argv[1].split(":")
+sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sink.bind((host, int(port)))
+signal.pause()' "$sink" &
+sink_pid=$!
 
 # Wall, user and system seconds of a command, to standard output; what it prints goes to a file.
 timed() {
@@ -37,44 +55,49 @@ row() { # name, seconds
   }'
 }
 
+has() {
+  command -v "$1" >/dev/null || { echo "$1 is not installed: left out" >&2; return 1; }
+}
+
 printf '%-44s %12s %10s %8s\n' "$datagrams datagrams of 154 bytes" "a second" "ns CPU" "× ours"
 ours=0
 # shellcheck disable=SC2046
 set -- $(timed "$pushplane" replay "$capture" --tables "$kept/bench.ppt")
 row "pushplane replay, every decision made" "$@"
 ours=$(awk -v n="$datagrams" -v user="$2" -v sys="$3" 'BEGIN { print (user + sys) / n * 1e9 }')
-
-if command -v tshark >/dev/null; then
-  # shellcheck disable=SC2046
-  row "tshark -q, dissected and counted" $(timed tshark -r "$capture" -q -z io,stat,0)
-else
-  echo "tshark is not installed: left out" >&2
-fi
-
-sink=127.0.0.1:9
-can_tcpreplay=
-if ! command -v tcpreplay >/dev/null; then
-  echo "tcpreplay is not installed: left out" >&2
-elif [ "$(id -u)" -ne 0 ]; then
-  echo "tcpreplay needs root: left out" >&2
-else
-  can_tcpreplay=yes
-fi
 # shellcheck disable=SC2046
-row "pushplane replay --server, as fast as it goes" \
-  $(timed "$pushplane" replay "$capture" --server "$sink" --timing topspeed --wait 0)
-if [ -n "$can_tcpreplay" ]; then
-  # shellcheck disable=SC2046
+if has tshark; then
+  row "tshark -q, dissected and counted" $(timed tshark -r "$capture" -q -z io,stat,0)
+fi
+
+ours=0
+# shellcheck disable=SC2046
+set -- $(timed "$pushplane" replay "$capture" --server "$sink" --timing topspeed --wait 0)
+row "pushplane replay --server, as fast as it goes" "$@"
+ours=$(awk -v n="$datagrams" -v user="$2" -v sys="$3" 'BEGIN { print (user + sys) / n * 1e9 }')
+# shellcheck disable=SC2046
+row "a plain sender" $(python3 -c '
+import json, sys
+of = json.load(open(sys.argv[1]))["runs"][0]
+print(of["seconds"], of["figures"]["cpu_ns"] * of["sent"] / 1e9, 0)' "$work/bench.json")
+# shellcheck disable=SC2046
+if has tcpreplay; then
   row "tcpreplay --topspeed --preload-pcap" $(timed tcpreplay --quiet --topspeed --preload-pcap -i lo "$capture")
 fi
+# shellcheck disable=SC2046
+if has udpreplay; then
+  row "udpreplay -s 0" $(timed udpreplay -s 0 "$capture")
+fi
 
-# What a sender does at a rate: microseconds behind the schedule of the first datagram.
-lateness() { # name, filter, command…
-  local name=$1 filter=$2 pid
-  shift 2
-  dumpcap -q -i lo -B 64 -f "$filter" -w "$work/seen.pcapng" >"$work/dumpcap" 2>&1 &
+# What a sender does at a rate: microseconds behind the schedule of the datagram that was the earliest by its own. (The
+# first one is no measure: it is late itself, by what a sender does for the first time.)
+lateness() { # name, command…
+  local name=$1 pid
+  shift
+  dumpcap -q -i lo -B 64 -f "udp dst port ${sink#*:}" -w "$work/seen.pcapng" >"$work/dumpcap" 2>&1 &
   pid=$!
   sleep 1
+  # 1 is what a sender exits with that could not keep the schedule: what it did is there all the same.
   "$@" >"$work/out" 2>"$work/err" || [ $? -eq 1 ]
   sleep 1
   kill -INT "$pid"
@@ -88,23 +111,29 @@ lateness() { # name, filter, command…
       }
     }' >"$work/late"
   last=$(tail -n 1 "$work/late")
-  sort -n "$work/late" | awk -v name="$name" -v last="$last" '{ late[NR] = $1 } END {
+  sort -n "$work/late" | awk -v name="$name" -v last="$last" 'NR == 1 { least = $1 } { late[NR] = $1 - least } END {
     if (NR == 0) { print name ": nothing was seen"; exit }
     at = "%-44s %9d seen %9.1f %9.1f %9.1f %9.1f\n"
-    printf at, name, NR, late[int((NR - 1) * 0.5) + 1], late[int((NR - 1) * 0.99) + 1], late[NR], last
+    printf at, name, NR, late[int((NR - 1) * 0.5) + 1], late[int((NR - 1) * 0.99) + 1], late[NR], last - least
   }'
 }
 
-if ! command -v dumpcap >/dev/null || [ "$(id -u)" -ne 0 ]; then
-  echo "no dumpcap, or not root: lateness is left out" >&2
-  exit
-fi
+has dumpcap && has tshark || exit 0
 count=$((rate * 5))
 [ "$count" -le "$datagrams" ] || count=$datagrams
 printf '\n%-44s %14s %9s %9s %9s %9s\n' "late at $rate a second, microseconds" "" p50 p99 most last
-lateness "pushplane replay --timing pps" "udp dst port 9" "$pushplane" replay "$capture" --server "$sink" \
+lateness "pushplane replay --timing pps" "$pushplane" replay "$capture" --server "$sink" \
   --timing pps --speed "$rate" --limit "$count" --wait 0
-if [ -n "$can_tcpreplay" ]; then
-  lateness "tcpreplay --pps" "udp src port 5000" tcpreplay --quiet --pps "$rate" --limit "$count" --preload-pcap -i lo \
-    "$capture"
+for pace in plain-rate plain-sleeps; do
+  lateness "$pace" "$pushplane" bench replay --only "$pace" --sink "$sink" --datagrams "$count" --rate "$rate" \
+    --users 1000 --folder "$work"
+done
+if has tcpreplay; then
+  lateness "tcpreplay --pps" tcpreplay --quiet --pps "$rate" --limit "$count" --preload-pcap -i lo "$capture"
+fi
+if has udpreplay; then
+  # Datagrams are a microsecond apart in the capture; it knows factors of that time.
+  editcap -F nsecpcap -r "$capture" "$work/part.pcap" "1-$count"
+  slower=$(awk -v rate="$rate" 'BEGIN { print 1e6 / rate }')
+  lateness "udpreplay -s $slower" udpreplay -s "$slower" "$work/part.pcap"
 fi
