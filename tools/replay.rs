@@ -34,7 +34,8 @@ use crate::Stop;
   pushplane replay trace.pcap --tables today --expect before.jsonl
   pushplane replay trace.pcap --server 127.0.0.1:17400 --timing pps --speed 20000 --loop 10
 
-Datagrams inside GTP-U and VXLAN are found, too. What the server itself sent is left out. Who
+Datagrams inside GTP-U and VXLAN are found, too. What the server itself sent is left out: it came
+from an address that the tables name, or without tables from the port of PRP to another. Who
 registers in the capture is bound from then on; other servers of the federation are taken to agree
 to what they are asked. A damaged capture is used as far as it can be read; standard error says
 where it is damaged.

@@ -241,7 +241,7 @@ impl<R: Read> Frames<R> {
             }
         }
         if let Some(error) = self.failure.take() {
-            self.note(format!("reading failed: {error}"));
+            self.note(format!("reading failed: {error}; what follows is left out"));
         }
         None
     }

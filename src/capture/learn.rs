@@ -141,8 +141,8 @@ impl fmt::Display for LearnError {
 impl std::error::Error for LearnError {}
 
 /// Learns tables from capture files, read in the order given. The tables hold one server
-/// ("learned", prefix `0000`) and one application (1, "replay", open to anyone), so that they can be
-/// served as they are.
+/// ("learned", prefix `0000`) and applications that are open to anyone, 1 ("replay") and those of PUSHes in
+/// the captures, so that they can be served as they are.
 ///
 /// # Errors
 /// When a file cannot be opened or is no capture. One that is damaged is used as far as it goes; the
@@ -228,7 +228,8 @@ impl Learner {
         let private = |ip: IpAddr| is_private(ip, &self.options.segments);
         self.sides.resolve(&self.contexts, &mut self.terminals, &mut self.findings, private);
         self.terminals.register(self.registrations.finish(), &mut self.findings);
-        let (rib, users) = self.terminals.into_rib(&self.options, &mut self.findings);
+        let applications = std::mem::take(&mut self.registrations.applications);
+        let (rib, users) = self.terminals.into_rib(&self.options, applications, &mut self.findings);
         let report = Report {
             files: self.files,
             tunnels: self.tunnels.counts(),
@@ -245,6 +246,7 @@ impl Learner {
                 .map(|segment| segment.realm)
                 .max()
                 .map_or(0, |max| u64::from(max) + 1),
+            applications: rib.apps.len() as u64,
             names: rib.names.len() as u64,
             findings: self.findings.into_list(),
         };

@@ -54,9 +54,23 @@ impl<R: Read> Read for Input<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(input) => input.read(buffer),
-            Self::Gzip(input) => input.read(buffer),
-            Self::Zstd(input) => input.read(buffer),
+            Self::Gzip(input) => input.read(buffer).map_err(|error| named("gzip", error)),
+            Self::Zstd(input) => input.read(buffer).map_err(|error| named("zstd", error)),
         }
+    }
+}
+
+/// What is wrong with packed bytes, in a sentence; an error of reading them stays as it is.
+fn named(format: &str, error: io::Error) -> io::Error {
+    let kind = error.kind();
+    match kind {
+        io::ErrorKind::UnexpectedEof => {
+            io::Error::new(kind, format!("the file ends within its {format} data"))
+        }
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+            io::Error::new(kind, format!("its {format} data is damaged: {error}"))
+        }
+        _ => error,
     }
 }
 
@@ -87,7 +101,7 @@ impl<R: BufRead> Zstd<R> {
                     length,
                     ..
                 })) => u64::from(length),
-                Err(error) => return Err(io::Error::other(error)),
+                Err(error) => return Err(self.fault(&error.to_string())),
             };
             if io::copy(&mut self.input.by_ref().take(skipped), &mut io::sink())? < skipped {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -95,11 +109,20 @@ impl<R: BufRead> Zstd<R> {
         }
     }
 
+    /// Why the next bytes could not be unpacked.
+    fn fault(&mut self, what: &str) -> io::Error {
+        match self.input.fill_buf() {
+            Ok([]) => io::ErrorKind::UnexpectedEof.into(),
+            Ok(_) => io::Error::new(io::ErrorKind::InvalidData, what),
+            Err(error) => error,
+        }
+    }
+
     /// A frame that ends with a checksum must have it.
     fn check(&self) -> io::Result<()> {
         match self.frame.get_checksum_from_data() {
             Some(told) if self.frame.get_calculated_checksum() != Some(told) => {
-                Err(io::Error::other("the checksum of a zstd frame is wrong"))
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum of a frame is wrong"))
             }
             _ => Ok(()),
         }
@@ -124,9 +147,10 @@ impl<R: BufRead> Read for Zstd<R> {
                 continue;
             }
             // A block unpacks to 128 KiB at most.
-            self.frame
-                .decode_blocks(&mut self.input, BlockDecodingStrategy::UptoBlocks(1))
-                .map_err(io::Error::other)?;
+            let block = self.frame.decode_blocks(&mut self.input, BlockDecodingStrategy::UptoBlocks(1));
+            if block.is_err() {
+                return Err(self.fault("a block cannot be unpacked"));
+            }
         }
     }
 }
@@ -183,16 +207,18 @@ mod tests {
     #[test]
     fn what_is_cut_or_changed_is_an_error_after_what_could_be_unpacked() {
         let text = text();
-        for packed in [gzip(&text), zstd(&text)] {
+        for (format, packed) in [("gzip", gzip(&text)), ("zstd", zstd(&text))] {
             for len in [5, packed.len() / 2, packed.len() - 1] {
                 let mut out = Vec::new();
                 let fault = Input::new(&packed[..len]).unwrap().read_to_end(&mut out);
-                assert!(fault.is_err(), "{len} of {}", packed.len());
+                let fault = fault.unwrap_err().to_string();
+                assert_eq!(fault, format!("the file ends within its {format} data"), "{len}");
                 assert!(text.starts_with(&out));
             }
             let mut wrong = packed.clone();
             wrong[packed.len() - 5] ^= 1;
-            assert!(unpacked(&wrong).is_err());
+            let fault = unpacked(&wrong).unwrap_err().to_string();
+            assert!(fault.starts_with(&format!("its {format} data is damaged: ")), "{fault}");
             assert!(unpacked(&[&packed[..], b"more"].concat()).is_err());
         }
         let absurd_window = [0x28, 0xB5, 0x2F, 0xFD, 0, 0xFF, 0, 0, 0];

@@ -39,7 +39,7 @@ pub(super) struct Choice {
     /// Stop after so many messages
     #[arg(long, value_name = "N")]
     pub(super) limit: Option<u64>,
-    /// Only messages like this: kind=push, app=7, to=0x30/4, source=0011, from=192.0.2.0/24, frames=10-20; given more
+    /// Only messages like this: kind=push, app=7, to=0x30/4, source=ID, from=192.0.2.0/24, frames=10-20; given more
     /// than once, any of them
     #[arg(long, value_name = "FIELD=VALUE")]
     pub(super) include: Vec<Condition>,
@@ -86,7 +86,8 @@ pub(super) struct Message<'a> {
     pub(super) mapped: bool,
 }
 
-/// Who owns the users' addresses, and which addresses the server itself sends from.
+/// Who owns the users' addresses, and which addresses the server itself sends from; where none is known, a server is
+/// who sends from the port of PRP to another port.
 #[derive(Clone, Default)]
 pub(super) struct World {
     pub(super) owners: Option<Owners>,
@@ -102,6 +103,7 @@ pub(super) struct Messages<'a> {
     pushes: Pushes<Input, Owner<'a>>,
     pub(super) position: Position,
     own: &'a HashSet<Endpoint>,
+    prp_port: u16,
     selection: Selection,
     maps: Maps,
     mapped: Vec<u8>,
@@ -127,6 +129,7 @@ impl<'a> Messages<'a> {
             pushes: pushes(reader, options, owner),
             position,
             own: &world.own,
+            prp_port: choice.port,
             selection: Selection { include: choice.include.clone(), exclude: choice.exclude.clone() },
             maps: Maps { ids: choice.map_ids.clone(), addresses: choice.map_addr.clone() },
             mapped: Vec::new(),
@@ -143,11 +146,14 @@ impl<'a> Messages<'a> {
         if self.taken == self.limit {
             return None;
         }
-        let Self { pushes, own, selection, maps, mapped, .. } = self;
+        let Self { pushes, own, prp_port, selection, maps, mapped, .. } = self;
+        let is_server = |from: Endpoint, to: Endpoint| {
+            own.contains(&from) || own.is_empty() && from.port() == *prp_port && to.port() != *prp_port
+        };
         let (time_ns, frame_number, from, to) = loop {
             let push = pushes.next_push()?;
             let (from, to) = (push.from, push.to);
-            if push.as_it_is && own.contains(&from) {
+            if push.as_it_is && is_server(from, to) {
                 self.sent_by_server += 1;
                 continue;
             }

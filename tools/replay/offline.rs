@@ -113,9 +113,12 @@ fn stop(error: io::Error) -> Stop {
 
 /// What to do about a capture without a message.
 pub(super) fn nothing_to_replay(choice: &Choice) -> String {
-    let remedy =
-        if choice.as_push { "learn tables from it" } else { "--as-push makes pushes of other datagrams" };
-    format!("{}: no message to replay; {remedy}", capture::name(&choice.capture))
+    let why = if choice.as_push {
+        ": no UDP datagram in it is for an address that the tables know; \"tables learn\" makes tables of a capture"
+    } else {
+        "; --as-push makes pushes of other datagrams"
+    };
+    format!("{}: no message to replay{why}", capture::name(&choice.capture))
 }
 
 fn say(

@@ -111,14 +111,14 @@ impl Contents {
         for (what, left_out) in [
             ("frames: not IP", frames.not_ip),
             ("frames: not UDP", frames.not_udp),
-            ("frames: fragments of others", frames.fragments),
+            ("frames: fragments but the last of a datagram", frames.fragments),
             ("frames: cut by the capture program", frames.cut),
             ("frames: malformed", frames.malformed),
             ("frames: of an unknown link type", frames.unknown_link),
             ("tunnels: signalling", tunnels.signalling),
             ("tunnels: no IP packet", tunnels.no_packet),
             ("tunnels: not UDP", tunnels.not_udp),
-            ("tunnels: fragments of others", tunnels.fragments),
+            ("tunnels: fragments but the last of a datagram", tunnels.fragments),
             ("tunnels: malformed", tunnels.malformed),
             ("datagrams: from a user", datagrams.uplink),
             ("datagrams: of nobody known", datagrams.unowned),
@@ -134,6 +134,7 @@ impl Contents {
             ("of them from SIP MESSAGE", datagrams.sip_messages),
             ("of them from WAP push", datagrams.wap_pushes),
             ("of them without their signature", self.unsigned),
+            ("datagrams whose fragments are not all there", frames.incomplete + tunnels.incomplete),
         ] {
             if some > 0 {
                 count(out, what, some)?;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use pushplane::id::{PushPrefix, parse_ip_prefix};
+use pushplane::id::{PushId, PushPrefix, parse_ip_prefix};
 use pushplane::wire::prp::{Header, Kind};
 
 use super::messages::Message;
@@ -14,13 +14,39 @@ pub(super) enum Condition {
     Kind(Kind),
     App(u32),
     /// Of the destination Push ID.
-    To(PushPrefix),
+    To(Ids),
     /// Of the source Push ID.
-    Source(PushPrefix),
+    Source(Ids),
     /// Of the address that it came from.
     From(IpAddr, u8),
     /// Frames of the capture, both included.
     Frames(u64, u64),
+}
+
+/// One Push ID, or those under a prefix. What could be either, 32 digits of 0 and 1, is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ids {
+    One(PushId),
+    Under(PushPrefix),
+}
+
+impl FromStr for Ids {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let under = |_| text.parse().map(Self::Under);
+        let ids = text.parse().map(Self::One).or_else(under);
+        ids.map_err(|error| format!("expected a Push ID of 32 hexadecimal digits, or a prefix: {error}"))
+    }
+}
+
+impl Ids {
+    fn has(self, id: PushId) -> bool {
+        match self {
+            Self::One(one) => id == one,
+            Self::Under(prefix) => prefix.contains(id),
+        }
+    }
 }
 
 impl FromStr for Condition {
@@ -55,15 +81,15 @@ impl FromStr for Condition {
     }
 }
 
-const SYNTAX: &str = "expected kind=push, app=7, to=0x30/4, source=0011, from=192.0.2.0/24 or frames=10-20";
+const SYNTAX: &str = "expected kind=push, app=7, to=0x30/4, source=ID, from=192.0.2.0/24 or frames=10-20";
 
 impl Condition {
     fn holds(&self, message: &Message<'_>, header: Option<&Header>) -> bool {
         match *self {
             Self::Kind(kind) => header.is_some_and(|header| header.kind == kind as u8),
             Self::App(app) => header.is_some_and(|header| header.app == app),
-            Self::To(prefix) => header.is_some_and(|header| prefix.contains(header.destination)),
-            Self::Source(prefix) => header.is_some_and(|header| prefix.contains(header.source)),
+            Self::To(ids) => header.is_some_and(|header| ids.has(header.destination)),
+            Self::Source(ids) => header.is_some_and(|header| ids.has(header.source)),
             Self::From(ip, len) => is_in(message.from.ip(), ip, len),
             Self::Frames(first, last) => (first..=last).contains(&message.frame_number),
         }
@@ -104,7 +130,6 @@ pub(super) fn is_in(ip: IpAddr, prefix: IpAddr, len: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pushplane::id::PushId;
 
     #[test]
     fn messages_are_chosen_by_any_of_the_first_and_none_of_the_second() {
@@ -126,6 +151,8 @@ mod tests {
             "kind=PUSH",
             "app=7",
             "to=0011",
+            "to=30000000000000000000000000000001",
+            "source=00000000000000000000000000000000",
             "source=0x00/8",
             "from=192.0.2.0/24",
             "frames=12",
@@ -134,7 +161,15 @@ mod tests {
             assert!(takes(holds, "") && takes(&format!("app=9 {holds}"), "kind=echo"), "{holds}");
             assert!(!takes("", holds) && !takes(holds, holds), "{holds}");
         }
-        for fails in ["kind=echo", "app=8", "to=0010", "source=1", "from=2001:db8::/32", "frames=13-20"] {
+        for fails in [
+            "kind=echo",
+            "app=8",
+            "to=0010",
+            "to=30000000000000000000000000000000",
+            "source=1",
+            "from=2001:db8::/32",
+            "frames=13-20",
+        ] {
             assert!(!takes(fails, "") && takes("", fails), "{fails}");
         }
         assert!(takes("", ""));

@@ -14,9 +14,9 @@ use crate::{Stop, capture, common};
   pushplane tables learn tests/captures/live-osmo-ggsn-sgsnemu-push.pcap -o learned
   pushplane replay tests/captures/live-osmo-ggsn-sgsnemu-push.pcap --tables learned --as-push
 
-Users come from GTP-C, RADIUS accounting and PRP registrations, from GTP-U, from VXLAN and from plain UDP
-to private addresses. The tables have
-one server, \"learned\", and one application, 1, open to anyone: they can be served as they are.")]
+Users come from GTP-C, RADIUS accounting and PRP registrations, from GTP-U, from VXLAN and
+from plain UDP to private addresses. The tables have one server, \"learned\", and application 1
+and those of the PUSHes in the capture, open to anyone: they can be served as they are.")]
 pub(crate) struct Args {
     /// Captures in the order of time: pcap or pcapng, as they are or compressed by gzip or zstd; - is standard input
     #[arg(required = true, value_name = "CAPTURE")]

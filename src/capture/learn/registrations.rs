@@ -1,6 +1,7 @@
-//! Terminals as they registered in PRP: a REGISTER, and the REGISTERED that answers it.
+//! What PRP in a capture shows: terminals as they registered, by a REGISTER and the REGISTERED that answers it, and the
+//! applications of PUSHes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::report::Findings;
 use super::{Datagram, is_private};
@@ -10,6 +11,8 @@ use crate::wire::prp::{Kind, Message, parse};
 
 /// Requests that wait for their answer. Beyond, none is looked at until the older ones are forgotten.
 const PENDING_MAX: usize = 1 << 16;
+/// Applications that are kept: a capture of noise names them all.
+const APPLICATIONS_MAX: usize = 1 << 16;
 /// How long a request waits when there are many: a client has given up by then.
 const PENDING_NS: u64 = 60_000_000_000;
 
@@ -63,6 +66,8 @@ pub(super) struct Registrations {
     /// Who has an address, of those.
     owners: HashMap<(u32, std::net::IpAddr), (PushId, u8)>,
     mapped: HashMap<Endpoint, (PushId, u8)>,
+    /// What PUSHes were for.
+    pub(super) applications: BTreeSet<u32>,
     pub(super) counts: RegistrationCounts,
 }
 
@@ -78,6 +83,9 @@ impl Registrations {
         match message.kind {
             Kind::Register | Kind::Release => self.asked(datagram, &message, segments),
             Kind::Registered | Kind::Released | Kind::Reject => self.answered(datagram, &message, findings),
+            Kind::Push if self.applications.len() < APPLICATIONS_MAX => {
+                self.applications.insert(message.header.app);
+            }
             _ => {}
         }
     }

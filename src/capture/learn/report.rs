@@ -31,6 +31,8 @@ pub struct Report {
     pub segments: u64,
     /// Realms.
     pub realms: u64,
+    /// Applications: 1, and those of PUSHes.
+    pub applications: u64,
     /// Names: MSISDNs.
     pub names: u64,
     /// Contradictions and what was not used, by their text.
@@ -209,8 +211,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{} gateways, {} segments in {} realms, {} names",
-            self.gateways, self.segments, self.realms, self.names
+            "{} gateways, {} segments in {} realms, {} applications, {} names",
+            self.gateways, self.segments, self.realms, self.applications, self.names
         )?;
         for finding in &self.findings {
             writeln!(f, "{}: {}", finding.what, finding.count)?;

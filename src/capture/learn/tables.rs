@@ -22,6 +22,9 @@ enum Source {
     Registered,
 }
 
+/// The application of pushes that are made of a capture.
+const FIRST_APP: u32 = 1;
+
 /// A space of addresses in which none repeats: a gateway and its APN or VNI. No gateway is "direct".
 type Domain = (Option<IpAddr>, String);
 
@@ -203,7 +206,12 @@ impl Terminals {
     }
 
     /// The tables.
-    pub(super) fn into_rib(mut self, options: &LearnOptions, findings: &mut Findings) -> (Rib, UserCounts) {
+    pub(super) fn into_rib(
+        mut self,
+        options: &LearnOptions,
+        applications: BTreeSet<u32>,
+        findings: &mut Findings,
+    ) -> (Rib, UserCounts) {
         let mut rows: Vec<(usize, IpAddr, Row)> =
             self.rows.drain().map(|((domain, address), row)| (domain, address, row)).collect();
         rows.sort_by_key(|(.., row)| row.serial);
@@ -216,15 +224,7 @@ impl Terminals {
                 address: options.server,
                 key: None,
             }],
-            apps: vec![App {
-                id: 1,
-                name: "replay".into(),
-                sources: None,
-                users: false,
-                rule: Rule::Normal,
-                rate: None,
-                key: None,
-            }],
+            apps: apps(applications),
             ..Rib::default()
         };
         let gateways = gateways(&mut rib, &self.domains, &rows, options);
@@ -338,6 +338,22 @@ impl Terminals {
             }
         }
     }
+}
+
+/// Application 1, and those that were pushed for, open to anyone as they seem to have been.
+fn apps(mut pushed: BTreeSet<u32>) -> Vec<App> {
+    pushed.remove(&FIRST_APP);
+    let app = |id, name: String, users| App {
+        id,
+        name,
+        sources: None,
+        users,
+        rule: Rule::Normal,
+        rate: None,
+        key: None,
+    };
+    let first = app(FIRST_APP, "replay".into(), false);
+    std::iter::once(first).chain(pushed.into_iter().map(|id| app(id, format!("pushed-{id}"), true))).collect()
 }
 
 impl Row {

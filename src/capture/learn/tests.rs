@@ -482,6 +482,24 @@ fn who_does_not_know_the_secret_is_left_out() {
     assert_eq!((learn(Some("testing123")).started, learn(Some("testing123")).responses), (1, 5));
 }
 
+/// What was pushed for can be pushed for, by whom it was: a replay of the same capture is not refused.
+#[test]
+fn applications_are_those_of_pushes() {
+    let mut scene = Scene::new();
+    for app in [9, 1, 7, 9] {
+        let header = Header { app, ..Header::new(Kind::Push, PushId(7), PushId::NONE, 1) };
+        let push = HeadBuilder::new(&header).datagram(b"hello").unwrap();
+        scene.send(at("10.7.0.3", 5000), at("203.0.113.250", 17_400), &push);
+    }
+    // A request names none.
+    scene.ask(at("10.7.0.1", 5000), &mut listening(7, 2, 0), Kind::Registered);
+    let (rib, report) = scene.learn(LearnOptions::default());
+    let apps: Vec<(u32, &str, bool)> =
+        rib.apps.iter().map(|app| (app.id, app.name.as_str(), app.users)).collect();
+    assert_eq!(apps, [(1, "replay", false), (7, "pushed-7", true), (9, "pushed-9", true)]);
+    assert_eq!((report.applications, report.prp), (3, 6));
+}
+
 #[test]
 fn who_registers_has_that_push_id_device_and_mapping() {
     const SEEN: u128 = 0x31 << 120 | 1;

@@ -13,11 +13,11 @@ use std::time::Duration;
 use pushplane::id::PushId;
 use pushplane::reason::Reason;
 use pushplane::wire::prp::auth::{Auth, MacKey};
-use pushplane::wire::prp::{HeadBuilder, Kind, flag, option_type as ty, parse};
+use pushplane::wire::prp::{HeadBuilder, Header, Kind, flag, option_type as ty, parse};
 use serde_json::Value;
 
 use super::super::{Folder, golden};
-use super::{CLIENT, Traffic, captures};
+use super::{CLIENT, SERVER, Traffic, captures};
 
 /// Somebody at the other end. User 1 gets a RECEIPT, user 2 two, user 3 a REJECT; requests are answered; all others
 /// hear nothing.
@@ -160,6 +160,8 @@ fn loops_limits_and_times_bound_a_run() {
             "{arguments}\n{json}"
         );
         assert_eq!((&json["sent"], &json["valid"]), (&planned.into(), &true.into()), "{arguments}");
+        // Of the capture, not of a round that was cut short.
+        assert!(json["frames"]["frames"] == 14 || loops == 1, "{arguments}\n{json}");
         assert_eq!(peer.heard().len(), planned);
     }
     // Without a schedule nothing can be late, and what the time cut off was never due.
@@ -169,6 +171,28 @@ fn loops_limits_and_times_bound_a_run() {
     assert_eq!(json["planned"], json["sent"]);
     assert!(json["seconds"].as_f64().unwrap() > 0.25 && json["sent"].as_u64().unwrap() > 50, "{json}");
     drop(peer.heard());
+}
+
+/// A capture taken at a server has every push twice: as it came, and as it went on to the terminal.
+#[test]
+fn what_a_server_sent_is_left_out() {
+    let folder = Folder::new();
+    let mut traffic = Traffic::new(&folder, "live.pcap");
+    traffic.push(1, flag::RECEIPT);
+    let push =
+        HeadBuilder::new(&Header::new(Kind::Push, PushId(1), PushId::NONE, 9)).datagram(b"hi").unwrap();
+    traffic.datagram(SERVER, "127.0.8.1:2948", &push);
+    // From one server to another: which of them is meant nobody says.
+    traffic.datagram(SERVER, "127.0.0.2:17400", &push);
+    drop(traffic);
+    let peer = Peer::start();
+    let json = replay(&folder, &peer, PATIENT);
+    assert_eq!((&json["planned"], &json["own"], &json["delivered"]), (&2.into(), &1.into(), &2.into()));
+    assert_eq!(peer.heard().len(), 2);
+    // Another port is that of PRP.
+    let peer = Peer::start();
+    let json = replay(&folder, &peer, &format!("{PATIENT} --port 2948"));
+    assert_eq!((&json["planned"], &json["own"]), (&1.into(), &0.into()), "{json}");
 }
 
 /// One after the other: the next is sent when the one before was answered, or will not be.

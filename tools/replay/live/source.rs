@@ -78,7 +78,7 @@ pub(crate) struct Prepared {
     /// Answers in the capture, which nobody asked for now.
     pub(crate) skipped_answers: u64,
     pub(crate) loops: u64,
-    /// Of the last loop; of all of them the messages without the signature that they had.
+    /// Of the last loop that was not cut short; of all of them the messages without the signature that they had.
     pub(crate) contents: Option<Contents>,
 }
 
@@ -113,11 +113,11 @@ pub(crate) fn prepare(mut plan: Plan, to: &Sender<Arc<Batch>>, stop: &AtomicBool
             }
         }
         prepared.loops += 1;
-        let mut contents = messages.contents();
-        unsigned += contents.unsigned;
-        contents.unsigned = unsigned + plan.unsigned;
-        prepared.contents = Some(contents);
         let over = prepared.planned == plan.limit || plan.is_over || prepared.planned == before;
+        let found = messages.contents();
+        unsigned += found.unsigned;
+        let contents = prepared.contents.take().filter(|_| over).unwrap_or(found);
+        prepared.contents = Some(Contents { unsigned: unsigned + plan.unsigned, ..contents });
         if over || prepared.loops == plan.loops || stop.load(Ordering::Relaxed) {
             let _ = to.send(Arc::new(batch));
             return Ok(prepared);
