@@ -16,8 +16,8 @@ use std::ops::Range;
 
 use pcap_parser::traits::PcapNGPacketBlock;
 use pcap_parser::{
-    Block, InterfaceDescriptionBlock, OptionCode, parse_block_be, parse_block_le, parse_pcap_frame,
-    parse_pcap_frame_be, parse_pcap_frame_modified, parse_pcap_header,
+    Block, InterfaceDescriptionBlock, OptionCode, PcapHeader, parse_block_be, parse_block_le,
+    parse_pcap_frame, parse_pcap_frame_be, parse_pcap_frame_modified, parse_pcap_header,
 };
 
 use super::packed::Input;
@@ -28,6 +28,9 @@ pub const MAX_BLOCK_BYTES: usize = 16 << 20;
 const USUAL_SNAPLEN: usize = 262_144;
 const BUFFER_BYTES: usize = 256 << 10;
 const DAY_S: u32 = 86_400;
+/// How a pcap file starts: with times in microseconds, in nanoseconds, and with longer headers.
+const PCAP_MAGIC: [u32; 3] = [0xA1B2_C3D4, 0xA1B2_3C4D, 0xA1B2_CD34];
+const PCAP_HEADER_BYTES: usize = 24;
 /// Interfaces of a section that are remembered.
 const MAX_INTERFACES: usize = 1 << 16;
 /// Places of damage that are remembered.
@@ -108,6 +111,19 @@ struct Pcap {
 }
 
 impl Pcap {
+    /// What a file's header says.
+    fn of(header: &PcapHeader) -> Self {
+        let snaplen = (header.snaplen as usize).min(MAX_BLOCK_BYTES);
+        Self {
+            big_endian: header.is_bigendian(),
+            modified: header.is_modified_format(),
+            nanoseconds: header.is_nanosecond_precision(),
+            // The upper half says whether frames end in a checksum, which IP's length drops.
+            link: header.network.0 as u16,
+            longest: snaplen.max(USUAL_SNAPLEN),
+        }
+    }
+
     /// Bytes in front of a frame.
     const fn header(&self) -> usize {
         if self.modified { 24 } else { 16 }
@@ -196,15 +212,7 @@ impl<R: Read> Frames<R> {
         }
         match parse_pcap_header(first) {
             Ok((_, header)) => {
-                let snaplen = (header.snaplen as usize).min(MAX_BLOCK_BYTES);
-                frames.format = Format::Pcap(Pcap {
-                    big_endian: header.is_bigendian(),
-                    modified: header.is_modified_format(),
-                    nanoseconds: header.is_nanosecond_precision(),
-                    // The upper half says whether frames end in a checksum, which IP's length drops.
-                    link: header.network.0 as u16,
-                    longest: snaplen.max(USUAL_SNAPLEN),
-                });
+                frames.format = Format::Pcap(Pcap::of(&header));
                 frames.consume(header.size());
                 Ok(frames)
             }
@@ -251,6 +259,12 @@ impl<R: Read> Frames<R> {
         if !self.have(header, "a frame's header") {
             return None;
         }
+        if let Some(next) = self.pcap_file(0) {
+            self.format = Format::Pcap(Pcap::of(&next));
+            self.seconds = [None; 2];
+            self.consume(next.size());
+            return None;
+        }
         if let Some(fault) = self.pcap_fault(0, pcap) {
             self.go_on(&fault);
             return None;
@@ -286,6 +300,19 @@ impl<R: Read> Frames<R> {
         Some(frame)
     }
 
+    /// The header of another file, where files were put one after the other (`cat`): what stands there is no frame,
+    /// since none is of 2055 and of the very nanosecond that the format's version makes.
+    fn pcap_file(&mut self, at: usize) -> Option<PcapHeader> {
+        if !PCAP_MAGIC.contains(&self.word(at, false)) && !PCAP_MAGIC.contains(&self.word(at, true)) {
+            return None;
+        }
+        if !self.fill(at + PCAP_HEADER_BYTES) {
+            return None;
+        }
+        let (_, header) = parse_pcap_header(&self.buffer[self.start + at..self.end]).ok()?;
+        (header.version_major == 2 && header.version_minor == 4).then_some(header)
+    }
+
     /// What is wrong with the frame's header at `at`, which is in the buffer.
     fn pcap_fault(&self, at: usize, pcap: &Pcap) -> Option<String> {
         let [seconds, _, len, original] = self.pcap_header(at, pcap);
@@ -313,7 +340,9 @@ impl<R: Read> Frames<R> {
         let ends = !next_is_there && self.end - self.start == len;
         let seconds = self.word(0, pcap.big_endian);
         self.pcap_is_odd(0, pcap, self.seconds[0])
-            || !ends && (!next_is_there || self.pcap_is_odd(len, pcap, Some(seconds)))
+            || !ends
+                && (!next_is_there
+                    || self.pcap_is_odd(len, pcap, Some(seconds)) && self.pcap_file(len).is_none())
     }
 
     /// Whether a frame surely starts at `at`: its header and the next two can be such, none of them a

@@ -288,6 +288,22 @@ fn times_that_run_backwards_are_named() {
     assert_eq!(reader.backwards(), Some(Backwards { first_frame: 3, longest_ns: 601_000_000_000 }));
 }
 
+/// As `cat` and `zcat` put them together. Of frames of 154 bytes, with 16 in front, a header read a byte too early
+/// seems to be one of a frame that is 256 times as long, at whose end another such one stands.
+#[test]
+fn files_one_after_the_other_are_one() {
+    let packet = ip_packet(FROM, TO, &[7; 126]);
+    assert_eq!(packet.len(), 154);
+    let part = |big, frames| pcap(101, big, &vec![packet.clone(); frames]);
+    let file = [part(false, 700), part(true, 3), part(true, 0), part(false, 700)].concat();
+    let mut reader = Reader::new(&file[..]).unwrap();
+    let mut found = 0;
+    while reader.next_datagram().is_some() {
+        found += 1;
+    }
+    assert_eq!((found, reader.damage().1), (1403, 0), "{:?}", reader.damage().0.first());
+}
+
 /// A file of frames that differ in length, and where each of them starts in it.
 fn numbered(pcapng: bool, lengths: &[u8]) -> (Vec<u8>, Vec<usize>) {
     let frame = |(number, length): (usize, &u8)| {
