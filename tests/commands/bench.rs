@@ -25,9 +25,14 @@ fn registrations_are_measured_and_survive_a_kill() {
     assert!(run("register")["figures"]["records_per_commit"].as_f64().unwrap() >= 1.0);
     assert!(run("plain")["figures"]["ratio"].as_f64().unwrap() > 0.0);
     let storm = &run("storm")["figures"];
-    for name in
-        ["push_cpu_ns", "push_beside_cpu_ns", "push_beside_p99_us", "pushes_ratio", "half_beside_came"]
-    {
+    for name in [
+        "push_cpu_ns",
+        "push_beside_cpu_ns",
+        "push_beside_p99_us",
+        "core_ratio",
+        "pushes_ratio",
+        "half_beside_came",
+    ] {
         assert!(storm[name].is_number(), "{name} in {storm}");
     }
     let recovered = &run("recover")["figures"];

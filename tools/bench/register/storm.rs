@@ -99,6 +99,8 @@ impl Part {
 struct Turns {
     /// ns of the shard's CPU a PUSH, of many.
     cpu_ns: Vec<f64>,
+    /// PUSHes a second of the shard's CPU, of many: the requests beside them are paid from it, too.
+    per_cpu_s: Vec<f64>,
     /// Of many.
     per_s: Vec<f64>,
     requests_per_s: Vec<f64>,
@@ -130,6 +132,7 @@ impl Turns {
         let Parts { many, half, few } = parts;
         let answered = many.done.tally.answered as f64;
         self.cpu_ns.push((many.shard_ns as f64 - request_ns * answered) / many.done.pushed.delivered as f64);
+        self.per_cpu_s.push(many.done.pushed.delivered as f64 / (many.shard_ns as f64 / 1e9));
         self.per_s.push(many.delivered_per_s());
         self.requests_per_s.push(answered / (many.done.ns as f64 / 1e9));
         self.sent += half.done.pushed.sent as f64;
@@ -147,6 +150,11 @@ fn figures(half: f64, alone: &Turns, beside: &Turns) -> Figures {
     add("push_cpu_ns", "ns of CPU a push on the shard, alone", least(&alone.cpu_ns));
     add("push_beside_cpu_ns", "the same beside requests, without what these cost", least(&beside.cpu_ns));
     add("push_cpu_ratio", "times as much, the median turn", ratio(&beside.cpu_ns, &alone.cpu_ns));
+    add(
+        "core_ratio",
+        "times as many pushes for a second of the shard's CPU, with what requests cost, the median turn",
+        ratio(&beside.per_cpu_s, &alone.per_cpu_s),
+    );
     add("pushes_per_s", "pushes a second at the most, alone", most(&alone.per_s));
     add("pushes_beside_per_s", "the same beside requests", most(&beside.per_s));
     add("pushes_ratio", "times as many, the median turn", ratio(&beside.per_s, &alone.per_s));
