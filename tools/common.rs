@@ -1,5 +1,6 @@
 //! What the commands share: opening tables, printing, showing that something takes its time.
 
+use std::cell::RefCell;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -13,7 +14,7 @@ use pushplane::diagnostic::{Diagnostic, Diagnostics};
 use pushplane::id::Endpoint;
 use pushplane::table::rows::{Rows, Table};
 use pushplane::table::source::{self, Packed};
-use pushplane::table::{Image, Rib};
+use pushplane::table::{Image, Rib, Step};
 
 use crate::Stop;
 
@@ -74,13 +75,14 @@ pub(crate) fn open_tables(path: &Path) -> Result<Image, Stop> {
 
 /// Reads and compiles a directory of table sources; what is allowed in it but probably not meant.
 pub(crate) fn build_sources(dir: &Path) -> Result<(Image, Vec<Diagnostic>), Stop> {
-    let progress = Progress::start("reading the sources");
-    let told = |rows: usize| {
-        progress.say(|| format!("reading the sources, {} rows of users.csv", grouped(rows as u64)));
+    let bytes = std::fs::metadata(dir.join("users.csv")).map_or(0, |facts| facts.len());
+    let progress = RefCell::new(Progress::bytes("reading users.csv", bytes));
+    let told = |step| match step {
+        Step::Read(bytes) => progress.borrow().reach(bytes),
+        Step::Begins(what) => drop(progress.replace(Progress::start(what))),
     };
     let Packed { rib, users, warnings } = source::load_packed(dir, &told)?;
-    progress.say(|| "compiling the tables".to_owned());
-    Ok((Image::build_with(&rib, users).map_err(|error| fault(dir, error))?, warnings))
+    Ok((Image::build_with(&rib, users, &told).map_err(|error| fault(dir, error))?, warnings))
 }
 
 /// Compiles rows that belong to `dir`.

@@ -110,7 +110,7 @@ impl World {
             moment.prefetch_lines(key);
         }
         if moment.has_live() {
-            for key in keys.iter() {
+            for key in keys.iter_mut() {
                 moment.prefetch_owner(key);
             }
         }

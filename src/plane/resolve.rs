@@ -21,7 +21,7 @@ impl Plane {
         // 2. The lines have arrived: start whose the addresses in them are, where that may have changed.
         if moment.has_live() {
             for cell in self.cells.iter_mut().filter(is_pending) {
-                moment.prefetch_owner(&cell.key);
+                moment.prefetch_owner(&mut cell.key);
             }
         }
         // 3. Decide.

@@ -39,10 +39,15 @@ pub struct Key {
     place: usize,
     /// What it saw of live entries.
     hint: Hint,
+    /// What the live owner of that row's private address would be found by: [`Moment::prefetch_owner`] knows.
+    owner_hash: u64,
 }
 
 /// No line has this number.
 const UNKNOWN: usize = usize::MAX;
+
+/// A hash that nobody has computed; who meets an address that has it does so again.
+const NO_HASH: u64 = 0;
 
 /// One terminal, as users.csv or a registration says.
 #[derive(Clone, Copy)]
@@ -81,7 +86,7 @@ impl<'a> Moment<'a> {
     pub fn key(&self, user: PushId) -> Key {
         let row_hash = self.bindings.hash(user);
         let live_hash = self.live.map_or(0, |live| live.hash(user));
-        Key { user, live_hash, row_hash, place: UNKNOWN, hint: Hint::Unknown }
+        Key { user, live_hash, row_hash, place: UNKNOWN, hint: Hint::Unknown, owner_hash: NO_HASH }
     }
 
     /// Starts to bring near where the user would be found.
@@ -105,11 +110,12 @@ impl<'a> Moment<'a> {
 
     /// The third step, needed only when something is live, and not of this user: whose the row's address is.
     #[inline]
-    pub fn prefetch_owner(&self, key: &Key) {
+    pub fn prefetch_owner(&self, key: &mut Key) {
         let Some(live) = self.live.filter(|_| key.hint == Hint::None) else { return };
         let line = self.bindings.at(key.user, key.place);
         if let Some((line, private)) = line.and_then(|line| Some((line, line.private()?))) {
-            live.prefetch_owner(line.realm(), private);
+            key.owner_hash = live.owner_hash(line.realm(), private);
+            live.prefetch_owner(key.owner_hash);
         }
     }
 
@@ -141,7 +147,7 @@ impl<'a> Moment<'a> {
     #[inline(always)]
     pub fn each(&self, key: &Key, mut each: impl FnMut(&Known<'_>)) -> bool {
         match self.live {
-            None => self.rows(key, |_| true, &mut each),
+            None => self.rows(key, |_, _| true, &mut each),
             Some(live) => self.live_and_rows(live, key, &mut each),
         }
     }
@@ -166,7 +172,7 @@ impl<'a> Moment<'a> {
         if let Some((user, device)) = lent {
             known |= self.borrowed(live, user, device, each);
         }
-        known | self.rows(key, |row| !hidden.has(row.device()) && !self.is_taken(live, row), each)
+        known | self.rows(key, |row, hash| !hidden.has(row.device()) && !self.is_taken(live, row, hash), each)
     }
 
     /// Whom a Push ID is lent to.
@@ -196,23 +202,31 @@ impl<'a> Moment<'a> {
                 each(&Known::Live(line, self.tables.may_have_key(key.row_hash)));
             }
         });
-        let wanted = |row: &Line| {
-            (device == 0 || row.device() == device) && !hidden.has(row.device()) && !self.is_taken(live, row)
+        let wanted = |row: &Line, hash| {
+            let asked = device == 0 || row.device() == device;
+            asked && !hidden.has(row.device()) && !self.is_taken(live, row, hash)
         };
         known | self.rows(&key, wanted, each)
     }
 
+    /// The user's rows that are wanted; `wanted` is told what the live owner of the row's address would be found by.
     #[inline(always)]
-    fn rows(&self, key: &Key, wanted: impl Fn(&Line) -> bool, each: &mut impl FnMut(&Known<'_>)) -> bool {
+    fn rows(
+        &self,
+        key: &Key,
+        wanted: impl Fn(&Line, u64) -> bool,
+        each: &mut impl FnMut(&Known<'_>),
+    ) -> bool {
         let place = if key.place == UNKNOWN { self.bindings.place(key.row_hash) } else { key.place };
         let Some(mut row) = self.bindings.at(key.user, place) else { return false };
         let mut further = self.bindings.further(row, place).iter();
+        let mut owner_hash = key.owner_hash;
         loop {
-            if wanted(row) {
+            if wanted(row, owner_hash) {
                 each(&Known::Row(row, self.bindings.nat6()));
             }
             match further.next() {
-                Some(next) => row = next,
+                Some(next) => (row, owner_hash) = (next, NO_HASH),
                 None => return true,
             }
         }
@@ -220,19 +234,31 @@ impl<'a> Moment<'a> {
 
     /// Whether an address of this row is another terminal's by now: another user's, or another of this user's
     /// that registered with the very same address and port, as a client does that users.csv knows too.
-    fn is_taken(&self, live: &LiveBindings, row: &Line) -> bool {
-        let now_ms = self.now.unix_ms;
-        let public = row.nat(self.bindings.nat6());
-        let is_taken = |public| {
-            let own = (row.user(), row.device());
-            live.public_owner(public, now_ms).is_some_and(|owner| owner != own)
-        };
-        let private_taken =
-            row.private().is_some_and(|private| match live.owner(row.realm(), private, now_ms) {
-                Some((user, _)) if user == row.user() => self.is_doubled(live, row, private),
-                owner => owner.is_some(),
-            });
-        private_taken || public.is_some_and(is_taken)
+    #[inline(always)]
+    fn is_taken(&self, live: &LiveBindings, row: &Line, owner_hash: u64) -> bool {
+        row.private().is_some_and(|private| self.is_private_taken(live, row, private, owner_hash))
+            || row.nat(self.bindings.nat6()).is_some_and(|public| self.is_public_taken(live, row, public))
+    }
+
+    /// The same of a private address. Nearly always nobody registered has it, which the index alone says.
+    #[inline(always)]
+    fn is_private_taken(&self, live: &LiveBindings, row: &Line, private: Endpoint, owner_hash: u64) -> bool {
+        let hash = if owner_hash == NO_HASH { live.owner_hash(row.realm(), private) } else { owner_hash };
+        live.may_be_owned(hash) && self.is_owned(live, row, private)
+    }
+
+    #[cold]
+    fn is_owned(&self, live: &LiveBindings, row: &Line, private: Endpoint) -> bool {
+        match live.owner(row.realm(), private, self.now.unix_ms) {
+            Some((user, _)) if user == row.user() => self.is_doubled(live, row, private),
+            owner => owner.is_some(),
+        }
+    }
+
+    #[inline(never)]
+    fn is_public_taken(&self, live: &LiveBindings, row: &Line, public: Endpoint) -> bool {
+        let own = (row.user(), row.device());
+        live.public_owner(public, self.now.unix_ms).is_some_and(|owner| owner != own)
     }
 
     /// Whether another terminal of the same user is bound to the very private address and port of this row.

@@ -10,6 +10,7 @@ use super::image::{
 use super::lpm::{Route, Tries};
 use super::place;
 use super::rib::{App, Gateway, Key, Rib, Rule, Segment, Server, Tunnel};
+use super::step::Step;
 use super::users::Users;
 use crate::id::{Endpoint, Mac, PushId, PushPrefix};
 
@@ -52,11 +53,11 @@ impl Texts {
     }
 }
 
-/// Compiles consistent tables; `users` stand for those of `rib`.
+/// Compiles consistent tables; `users` stand for those of `rib`. `told` hears how far it is.
 ///
 /// # Errors
 /// A sentence, when a table has more rows than 32-bit indexes reach.
-pub(super) fn compile(rib: &Rib, users: Users) -> Result<Arrays, String> {
+pub(super) fn compile(rib: &Rib, users: Users, told: &dyn Fn(Step)) -> Result<Arrays, String> {
     if rib.segments.len() >= NO_INDEX as usize {
         return Err(format!(
             "segments.csv has {} rows, expected fewer than {NO_INDEX}; split the operator",
@@ -131,7 +132,8 @@ pub(super) fn compile(rib: &Rib, users: Users) -> Result<Arrays, String> {
 
     let (groups, members) = compile_groups(&rib.groups);
     let keyed = rib.keys.iter().filter_map(|key| key.user);
-    let place::Placed { users, blocks, owners, lines, nat6 } = place::place(users, keyed, &realms, &tries)?;
+    let place::Placed { users, blocks, owners, lines, nat6 } =
+        place::place(users, keyed, &realms, &tries, told)?;
 
     Ok(Arrays {
         lines,

@@ -12,8 +12,9 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rkyv::rancor::Error as RkyvError;
@@ -26,9 +27,10 @@ use super::compile;
 use super::lpm::Tries;
 use super::memory::Region;
 use super::owners::Owners;
-use super::phf::Phf;
+use super::phf::{Phf, joined};
 use super::place::Lines;
 use super::rib::{Rib, User};
+use super::step::Step;
 use super::users::Users;
 use super::validate;
 use crate::id::{Endpoint, PushId};
@@ -38,6 +40,8 @@ const HEADER_BYTES: usize = 64;
 const MAGIC: [u8; 8] = *b"PPIMAGE\0";
 /// Changes with every change of the archive's layout.
 const FORMAT: u32 = 3;
+/// Bytes that are worth a thread to read them.
+const SHARE_MIN: usize = 64 << 20;
 /// Reads as another number on a machine of the other byte order.
 const ENDIAN: u32 = 0x0102_0304;
 
@@ -298,15 +302,17 @@ impl Image {
     /// # Errors
     /// When there is no memory for it, or a table has more rows than are counted.
     pub fn build(rib: &Rib) -> Result<Self, ImageError> {
-        Self::build_with(rib, rib.users.iter().copied().collect())
+        Self::build_with(rib, rib.users.iter().copied().collect(), &|_| {})
     }
 
-    /// As [`Image::build`], with these users in place of those of `rib`: a hundred million in 15 GiB.
+    /// As [`Image::build`], with these users in place of those of `rib`: a hundred million in 15 GiB. `told` hears how
+    /// far it is.
     ///
     /// # Errors
     /// As [`Image::build`].
-    pub fn build_with(rib: &Rib, users: Users) -> Result<Self, ImageError> {
-        let arrays = compile::compile(rib, users).map_err(ImageError::Refused)?;
+    pub fn build_with(rib: &Rib, users: Users, told: &dyn Fn(Step)) -> Result<Self, ImageError> {
+        let arrays = compile::compile(rib, users, told).map_err(ImageError::Refused)?;
+        told(Step::Begins("laying out the lines"));
         let mut region = Region::zeroed(HEADER_BYTES + arrays.bytes_max())?;
         let archive = Buffer::from(&mut region.bytes_mut()[HEADER_BYTES..]);
         let archive = rkyv::api::high::to_bytes_in::<_, RkyvError>(&arrays, archive)
@@ -316,6 +322,7 @@ impl Image {
         region.truncate(HEADER_BYTES + len);
         let header = header(region.bytes());
         region.bytes_mut()[..HEADER_BYTES].copy_from_slice(&header);
+        told(Step::Begins("proving the image"));
         Self::validated(region)
     }
 
@@ -324,10 +331,10 @@ impl Image {
     /// # Errors
     /// The file cannot be read, or is damaged, or is of another format, or says what cannot be.
     pub fn open(path: &Path) -> Result<Self, ImageError> {
-        let mut file = File::open(path)?;
+        let file = File::open(path)?;
         let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         let mut region = Region::zeroed(len)?;
-        file.read_exact(region.bytes_mut())?;
+        read(&file, region.bytes_mut())?;
         Self::validated(region)
     }
 
@@ -343,16 +350,15 @@ impl Image {
 
     fn validated(region: Region) -> Result<Self, ImageError> {
         check_header(region.bytes())?;
-        let archive = &region.bytes()[HEADER_BYTES..];
-        let arrays = rkyv::access::<ArchivedArrays, RkyvError>(archive).map_err(|error| {
-            ImageError::Refused(format!("the archive is not well-formed ({error}); build it again"))
-        })?;
-        match validate::validate(arrays) {
-            Ok(terminals) => Ok(Self { region, terminals }),
-            Err(fault) => {
-                refused(format!("the tables contradict themselves ({fault}); build the image again"))
-            }
-        }
+        // Both go through all of it, and neither asks the other: what is damaged is said first, not what that made of it.
+        let (whole, meaning) = std::thread::scope(|scope| {
+            let whole = scope.spawn(|| check_whole(region.bytes()));
+            let meaning = check_meaning(region.bytes());
+            (joined(whole), meaning)
+        });
+        whole?;
+        let terminals = meaning?;
+        Ok(Self { region, terminals })
     }
 
     /// The image's bytes, header first: what a file holds.
@@ -573,14 +579,42 @@ fn check_header(image: &[u8]) -> Result<(), ImageError> {
              tables build`"
         ));
     }
-    let expected = header(image);
-    if found[16..24] != expected[16..24] {
+    if found[16..24] != ((image.len() - HEADER_BYTES) as u64).to_le_bytes() {
         return refused("the image is shorter or longer than its header says; copy or build it again");
     }
-    if found[..] != expected[..] {
+    Ok(())
+}
+
+/// The checksum over everything.
+fn check_whole(image: &[u8]) -> Result<(), ImageError> {
+    if image[..HEADER_BYTES] != header(image) {
         return refused("the image's checksum is wrong: it is damaged; copy or build it again");
     }
     Ok(())
+}
+
+/// Layout and meaning; how many terminals there are.
+fn check_meaning(image: &[u8]) -> Result<usize, ImageError> {
+    let arrays = rkyv::access::<ArchivedArrays, RkyvError>(&image[HEADER_BYTES..]).map_err(|error| {
+        ImageError::Refused(format!("the archive is not well-formed ({error}); build it again"))
+    })?;
+    validate::validate(arrays).map_err(|fault| {
+        ImageError::Refused(format!("the tables contradict themselves ({fault}); build the image again"))
+    })
+}
+
+/// Fills `bytes` from the file's beginning, each core its share: half of the time goes into pages that are touched for
+/// the first time.
+fn read(file: &File, bytes: &mut [u8]) -> io::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let share = bytes.len().div_ceil(cores).max(SHARE_MIN);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..)
+            .zip(bytes.chunks_mut(share))
+            .map(|(n, bytes)| scope.spawn(move || file.read_exact_at(bytes, n * share as u64)))
+            .collect();
+        readers.into_iter().try_for_each(joined)
+    })
 }
 
 impl ArchivedArrays {

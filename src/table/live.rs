@@ -213,10 +213,22 @@ impl LiveBindings {
         hint
     }
 
-    /// Starts to bring the index bucket near that knows the owner of this private address.
+    /// What the owner of a private address is found by.
     #[inline(always)]
-    pub fn prefetch_owner(&self, realm: u32, private: Endpoint) {
-        self.addresses.prefetch(Address::private(realm, private).hash(self.seed));
+    pub fn owner_hash(&self, realm: u32, private: Endpoint) -> u64 {
+        Address::private(realm, private).hash(self.seed)
+    }
+
+    /// Starts to bring the index bucket near that knows the owner of an address with this hash.
+    #[inline(always)]
+    pub fn prefetch_owner(&self, hash: u64) {
+        self.addresses.prefetch(hash);
+    }
+
+    /// False only where nobody here has an address with this hash.
+    #[inline(always)]
+    pub fn may_be_owned(&self, hash: u64) -> bool {
+        self.addresses.may_have(hash)
     }
 
     /// What a slot says, of one moment, if it says something that `wanted` is true of.

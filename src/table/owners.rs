@@ -1,6 +1,6 @@
 //! The unique way back: from a private address to the line that has it.
 //!
-//! Costs: 4.4 bytes an address: four of a line's number, 98.5 percent of the places in use, and the perfect hash's
+//! Costs: 4.4 bytes an address: four of a line's number, 98.4 percent of the places in use, and the perfect hash's
 //! 0.3. A lookup reads one number and the line. Nothing on the fast path looks here: that every line is its address's
 //! owner is proven when the image is opened, and what changed since is in the live tables. Registration does.
 //!

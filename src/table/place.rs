@@ -18,6 +18,7 @@ use super::lpm::{ArchivedTries, Tries};
 use super::memory::prefetch;
 use super::owners::{Address, LINES_MAX, Owners};
 use super::phf::Phf;
+use super::step::Step;
 use super::users::{Store, Users};
 use crate::id::PushId;
 
@@ -50,6 +51,7 @@ pub(super) fn place(
     keyed: impl Iterator<Item = PushId>,
     realms: &[RealmRow],
     tries: &Tries,
+    told: &dyn Fn(Step),
 ) -> Result<Placed, String> {
     // Places are more than users by a little, further lines are fewer.
     let rows_max = LINES_MAX / 2;
@@ -62,10 +64,12 @@ pub(super) fn place(
     if users.lines.iter().any(Line::is_free) {
         return Err("users.csv has a row of the all-zero Push ID, which is nobody's; remove it".to_owned());
     }
+    told(Step::Begins("placing the users"));
     let hashes = |seed| users.lines.iter().map(|row| hash(row.user().0, seed)).collect();
     let order = Phf::attempts(USERS_SEED, hashes).find_map(|phf| Order::new(&users, phf));
     let order = order.ok_or("users.csv has users that no hash keeps apart; report this file")?;
 
+    told(Step::Begins("placing the private addresses"));
     let hashes =
         |seed| users.lines.iter().filter_map(|row| Some(owner_hash(address(row)?.0, seed))).collect();
     let owners = Phf::attempts(OWNERS_SEED, hashes).find_map(|phf| {

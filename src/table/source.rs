@@ -30,6 +30,7 @@ use std::path::Path;
 use crate::config::faults::Faults;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::table::Rib;
+use crate::table::Step;
 use crate::table::users::{Store, Users};
 
 pub use consistency::check_against;
@@ -77,13 +78,13 @@ pub fn load(dir: &Path) -> Result<Loaded, Diagnostics> {
     Ok(Loaded { rib: Rib { users, ..rib }, warnings })
 }
 
-/// As [`load`], the users packed; `progress` is told now and then how many of them were read.
+/// As [`load`], the users packed; `told` hears how far it is.
 ///
 /// # Errors
 ///
 /// As [`load`].
-pub fn load_packed(dir: &Path, progress: &dyn Fn(usize)) -> Result<Packed, Diagnostics> {
-    let (rib, users, warnings) = read(dir, Users::default(), progress)?;
+pub fn load_packed(dir: &Path, told: &dyn Fn(Step)) -> Result<Packed, Diagnostics> {
+    let (rib, users, warnings) = read(dir, Users::default(), told)?;
     Ok(Packed { rib, users, warnings })
 }
 
@@ -91,7 +92,7 @@ pub fn load_packed(dir: &Path, progress: &dyn Fn(usize)) -> Result<Packed, Diagn
 fn read<S: Store + Sync>(
     dir: &Path,
     mut store: S,
-    progress: &dyn Fn(usize),
+    told: &dyn Fn(Step),
 ) -> Result<(Rib, S, Vec<Diagnostic>), Diagnostics> {
     let mut faults = Faults::default();
     let mut warnings = Faults::default();
@@ -117,7 +118,7 @@ fn read<S: Store + Sync>(
     let apps = entries::apps(&apps, &keys, &mut faults, &mut warnings);
     let segments = segments::read(&segments, &gateways, &mut faults);
     let reach = segments.reach.as_ref();
-    users::read(&users, &servers, reach, &mut store, progress, &mut faults, &mut warnings);
+    users::read(&users, &servers, reach, &mut store, told, &mut faults, &mut warnings);
     let names = lists::names(&names, servers.homes.as_ref(), &mut faults);
     let groups = lists::groups(&groups, servers.homes.as_ref(), &mut faults);
 

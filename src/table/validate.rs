@@ -7,6 +7,7 @@ use super::binding::{BLOCK_SHIFT, Line, NO_GATEWAY, owner_hash};
 use super::image::{ArchivedArrays, ArchivedText, NO_INDEX};
 use super::lpm::Soundness;
 use super::owners::{LINES_MAX, Stands};
+use super::phf::joined;
 use crate::id::{Endpoint, PushPrefix};
 
 /// Proves an image's meaning, or says what is wrong with it; how many terminals it has.
@@ -14,7 +15,12 @@ pub(super) fn validate(a: &ArchivedArrays) -> Result<usize, String> {
     rows(a)?;
     tries(a)?;
     orders(a)?;
-    bindings(a)
+    std::thread::scope(|scope| {
+        let owners = scope.spawn(|| owners(a));
+        let terminals = bindings(a);
+        let owners = joined(owners);
+        terminals.and_then(|terminals| owners.map(|()| terminals))
+    })
 }
 
 fn ensure(right: bool, fault: &str) -> Result<(), String> {
@@ -141,7 +147,6 @@ fn bindings(a: &ArchivedArrays) -> Result<usize, String> {
         }
     }
     ensure(places + next == a.lines.len(), "there are lines of nobody")?;
-    owners(a)?;
     Ok(held + next)
 }
 

@@ -37,6 +37,10 @@ const HIGHEST: u64 = LOWEST << 15;
 /// The tags of the last word.
 const IN_LAST: u64 = HIGHEST & 0xFFFF_FFFF;
 
+/// How far each word's matches are shifted to stand beside those of the others in one word.
+const BESIDE: u32 = 15;
+const _: () = assert!(TAG_WORDS <= BESIDE as usize + 1);
+
 /// The index.
 #[derive(Debug)]
 pub struct SlotIndex(Zeroed<Bucket>);
@@ -115,15 +119,8 @@ impl SlotIndex {
         // Before the entries: what had spilled by then is within this distance.
         let last = bucket[LAST].load(Ordering::Acquire);
         let tag = tag(hash);
-        Candidates {
-            index: self,
-            end: home + spill(last).1,
-            at: home,
-            bucket,
-            tag,
-            word: LAST,
-            found: matches(last, tag) & IN_LAST,
-        }
+        let found = found(bucket, last, tag);
+        Candidates { index: self, end: home + spill(last).1, at: home, bucket, tag, found }
     }
 
     /// The first of [`SlotIndex::candidates`] that `is` is true of.
@@ -135,12 +132,29 @@ impl SlotIndex {
     /// What there is of this hash, in few words.
     #[inline(always)]
     pub fn hint(&self, hash: u64) -> Hint {
-        let mut hint = Hint::None;
-        self.find(hash, |slot| {
-            hint = if hint == Hint::None { Hint::One(slot as u32) } else { Hint::Several };
-            hint == Hint::Several
-        });
-        hint
+        let near = self.candidates(hash);
+        match near.found {
+            _ if near.at < near.end => Self::hint_of(near),
+            0 => Hint::None,
+            found if found & (found - 1) == 0 => Hint::One(number(near.bucket, place(found)) as u32),
+            _ => Hint::Several,
+        }
+    }
+
+    #[inline(never)]
+    fn hint_of(mut candidates: Candidates<'_>) -> Hint {
+        match (candidates.next(), candidates.next()) {
+            (None, _) => Hint::None,
+            (Some(slot), None) => Hint::One(slot as u32),
+            (Some(_), Some(_)) => Hint::Several,
+        }
+    }
+
+    /// Whether there may be something of this hash.
+    #[inline(always)]
+    pub fn may_have(&self, hash: u64) -> bool {
+        let near = self.candidates(hash);
+        near.found != 0 || (near.at < near.end && Self::hint_of(near) != Hint::None)
     }
 
     /// Adds an entry. The one writer's, as [`SlotIndex::remove`]: who else does so loses entries, not memory.
@@ -196,7 +210,17 @@ impl SlotIndex {
     }
 }
 
-/// What [`SlotIndex::candidates`] finds: a bucket's words from the last to the first, then the next bucket's.
+/// The places of a bucket with this tag: those of its first word by bits 0, 16, 32 and 48, those of its second by the
+/// bits beside them, and so on. `last` is what the last word was.
+#[inline(always)]
+fn found(bucket: &Bucket, last: u64, tag: u64) -> u64 {
+    let first = (0..LAST).fold(0, |found, word| {
+        found | matches(bucket[word].load(Ordering::Acquire), tag) >> (BESIDE - word as u32)
+    });
+    first | (matches(last, tag) & IN_LAST) >> (BESIDE - LAST as u32)
+}
+
+/// What [`SlotIndex::candidates`] finds: one bucket after the other.
 #[derive(Debug)]
 pub struct Candidates<'a> {
     index: &'a SlotIndex,
@@ -205,8 +229,7 @@ pub struct Candidates<'a> {
     at: usize,
     bucket: &'a Bucket,
     tag: u64,
-    /// Which word of tags, and which of them are still to be looked at.
-    word: usize,
+    /// Which places of it are still to be looked at.
     found: u64,
 }
 
@@ -216,22 +239,24 @@ impl Iterator for Candidates<'_> {
     #[inline(always)]
     fn next(&mut self) -> Option<usize> {
         while self.found == 0 {
-            if self.word > 0 {
-                self.word -= 1;
-                self.found = matches(self.bucket[self.word].load(Ordering::Acquire), self.tag);
-            } else if self.at < self.end {
-                self.at += 1;
-                self.bucket = self.index.bucket(self.at);
-                self.word = LAST;
-                self.found = matches(self.bucket[LAST].load(Ordering::Acquire), self.tag) & IN_LAST;
-            } else {
+            if self.at >= self.end {
                 return None;
             }
+            self.at += 1;
+            self.bucket = self.index.bucket(self.at);
+            self.found = found(self.bucket, self.bucket[LAST].load(Ordering::Acquire), self.tag);
         }
-        let way = self.word * 4 + self.found.trailing_zeros() as usize / 16;
+        let way = place(self.found);
         self.found &= self.found - 1;
         Some(number(self.bucket, way))
     }
+}
+
+/// The place of the lowest bit that [`found`] set.
+#[inline(always)]
+const fn place(found: u64) -> usize {
+    let bit = found.trailing_zeros() as usize;
+    bit % 16 * 4 + bit / 16
 }
 
 /// The number of the slot in this place; what it is while the tag is written.

@@ -127,6 +127,11 @@ impl<'p, R: BufRead> Rows<'p, R> {
         }
     }
 
+    /// How many bytes have been read.
+    pub(super) fn read(&self) -> u64 {
+        self.read
+    }
+
     /// About how many rows are still to come in a file of `bytes`, from those that were read.
     pub(super) fn remaining_estimate(&self, bytes: u64) -> usize {
         let rows = bytes.saturating_mul(self.line as u64) / self.read.max(1);

@@ -15,6 +15,7 @@ use crate::config::address::address;
 use crate::config::faults::Faults;
 use crate::diagnostic::Diagnostic;
 use crate::id::{Endpoint, Imsi, PushId};
+use crate::table::Step;
 use crate::table::rib::User;
 use crate::table::users::Store;
 
@@ -63,7 +64,7 @@ pub(super) fn read<S: Store + Sync>(
     servers: &Servers,
     reach: Option<&Reach>,
     users: &mut S,
-    progress: &dyn Fn(usize),
+    told: &dyn Fn(Step),
     faults: &mut Faults,
     warnings: &mut Faults,
 ) {
@@ -88,9 +89,10 @@ pub(super) fn read<S: Store + Sync>(
             users.reserve(more + more / 20);
         }
         if users.len().is_multiple_of(TOLD) {
-            progress(users.len());
+            told(Step::Read(rows.read()));
         }
     }
+    told(Step::Begins("looking for duplicates"));
     across_rows(path, users, &lines, faults, warnings);
 }
 
