@@ -9,6 +9,9 @@
 //! look for the owner of an address as many. A change writes one line and up to four index entries; nobody waits
 //! for it, but that a reader of the very slot repeats its eight loads.
 //!
+//! They never grow: slots are as many as `limits.bindings` asked for, and who finds none is refused ([`Full`]), so no reader
+//! ever meets a table that is being moved.
+//!
 //! # What a reader can see
 //!
 //! A slot is a [`Seqlock`]: its words are of one moment. An index entry only hints; what it leads to is believed
@@ -31,7 +34,10 @@
 //!    before the reader's burst has left ([`super::publish::Watch`]).
 //! 2. It reads the tombstone: nothing leads to the address.
 //! 3. It found U in users.csv, not here: [`LiveBindings::owner`] says whose the address is, V's from the moment of
-//!    V's words on.
+//!    V's words on. Where it passes from W to V, both here, nobody's slot has it for a moment, and a look that began
+//!    before may see neither: so the writer counts up a version of the address before W's tombstone and after V's words,
+//!    and a look that found nobody is repeated when the version was odd or has changed. The versions are few, shared by
+//!    hash, and written for nothing else: in a reader's cache they stay.
 //!
 //! At no moment do two slots of different users hold one address: `no_address_has_two_owners` below tries it, and
 //! `tests/loom.rs` every interleaving of a small one.
@@ -42,6 +48,7 @@ mod slot;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crossbeam::utils::CachePadded;
 pub use index::{Hint, SlotIndex};
 use slot::Words;
 pub use slot::{Live, LiveLine, Of};
@@ -50,7 +57,7 @@ use super::binding::{hash, owner_key};
 use super::change::{Binding, Change};
 use super::memory::{Zeroed, prefetch};
 use crate::id::{Endpoint, PushId};
-use crate::sync::{AtomicU64, Ordering, Seqlock};
+use crate::sync::{AtomicU64, Ordering, Seqlock, fence};
 
 /// How many changes before its own a change's part of the indexes is asked for: some hundred nanoseconds.
 const AHEAD: usize = 8;
@@ -58,6 +65,9 @@ const AHEAD: usize = 8;
 type Slot = Seqlock<{ slot::WORDS }>;
 
 const _: () = assert!(size_of::<Slot>() == 64 || cfg!(pushplane_loom));
+
+/// Versions of addresses that pass from user to user.
+const HAND_OVERS: usize = u64::BITS as usize;
 
 /// The live tables: readers' side.
 #[derive(Debug)]
@@ -67,8 +77,11 @@ pub struct LiveBindings {
     /// By (realm, private address) and by public address and port.
     addresses: SlotIndex,
     seed: u64,
+    /// By the hash of an address: odd while one passes from a user to another. Readers look here, so nothing else that
+    /// is written may be near.
+    hand_overs: CachePadded<[AtomicU64; HAND_OVERS]>,
     /// Slots that say something of a user.
-    used: AtomicU64,
+    used: CachePadded<AtomicU64>,
     /// Bindings among them.
     bound: AtomicU64,
     /// 1 once the writer was handed out.
@@ -150,7 +163,8 @@ impl LiveBindings {
             users: SlotIndex::new(slots),
             addresses: SlotIndex::new(slots * 2),
             seed,
-            used: AtomicU64::new(0),
+            hand_overs: CachePadded::new(std::array::from_fn(|_| AtomicU64::new(0))),
+            used: CachePadded::new(AtomicU64::new(0)),
             bound: AtomicU64::new(0),
             written: AtomicU64::new(0),
         }
@@ -228,7 +242,25 @@ impl LiveBindings {
     /// False only where nobody here has an address with this hash.
     #[inline(always)]
     pub fn may_be_owned(&self, hash: u64) -> bool {
-        self.addresses.may_have(hash)
+        self.settled(hash, || self.addresses.may_have(hash).then_some(())).is_some()
+    }
+
+    /// What a look for the address with this hash finds; that nothing is there, only if it was nobody's at some moment
+    /// of the look.
+    #[inline(always)]
+    fn settled<T>(&self, hash: u64, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        let hand_over = &self.hand_overs[hash as usize % HAND_OVERS];
+        loop {
+            let before = hand_over.load(Ordering::Acquire);
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            fence(Ordering::Acquire);
+            if before.is_multiple_of(2) && hand_over.load(Ordering::Relaxed) == before {
+                return None;
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// What a slot says, of one moment, if it says something that `wanted` is true of.
@@ -284,15 +316,13 @@ impl LiveBindings {
     }
 
     fn holder(&self, address: Address, now_ms: u64) -> Option<(PushId, u8)> {
-        let mut holder = None;
-        self.addresses.find(address.hash(self.seed), |slot| {
-            let line = self.read(slot, slot::is_bound);
-            if let Some(line) = line.filter(|line| address.is_of(line) && line.is_live(now_ms)) {
-                holder = Some((line.user(), line.device()));
-            }
-            holder.is_some()
-        });
-        holder
+        let hash = address.hash(self.seed);
+        self.settled(hash, || {
+            self.addresses.candidates(hash).find_map(|slot| {
+                let line = self.read(slot, slot::is_bound)?;
+                (address.is_of(&line) && line.is_live(now_ms)).then(|| (line.user(), line.device()))
+            })
+        })
     }
 
     /// Whose terminal has this private address at this time, whatever the port.
@@ -417,13 +447,14 @@ impl LiveWriter {
         if self.room() < usize::from(there.is_none()) + usize::from(extended) {
             return Err(Full);
         }
-        // First nobody else has the address any more …
-        for address in addresses(binding) {
-            self.take_from_others(address, binding.user);
-        }
-        // … then the entries lead to the slot, and then it says so.
         let slot = there.map_or_else(|| self.take(), Ok)?;
         let extension = if extended { Some(self.take()?) } else { None };
+        // First nobody else has the address any more …
+        let mut passing = 0;
+        for address in addresses(binding) {
+            self.take_from_others(address, binding.user, &mut passing);
+        }
+        // … then the entries lead to the slot, and then it says so.
         if let Some(extension) = extension {
             self.write(extension, &slot::extension(binding));
         }
@@ -442,6 +473,7 @@ impl LiveWriter {
             self.count(&self.live.bound, true);
         }
         self.write(slot, &slot::bound(binding, extension));
+        self.passed(passing);
         for address in before.iter().flat_map(addresses).filter(|address| !has(&Some(*binding), *address)) {
             self.live.addresses.remove(address.hash(self.live.seed), slot);
         }
@@ -449,16 +481,33 @@ impl LiveWriter {
         Ok(())
     }
 
-    /// Ends every binding of other users to this address.
-    fn take_from_others(&mut self, address: Address, user: PushId) {
+    /// Ends every binding of other users to this address; in `passing` are the versions that are odd then.
+    fn take_from_others(&mut self, address: Address, user: PushId, passing: &mut u64) {
         let live = Arc::clone(&self.live);
+        let version = address.hash(live.seed) as usize % HAND_OVERS;
         let is_others = |slot| {
             let line = live.read(slot, slot::is_bound);
             line.is_some_and(|line| line.user() != user && address.is_of(&line))
         };
         while let Some(slot) = live.addresses.find(address.hash(live.seed), is_others) {
             let Some(binding) = self.binding(slot as u32) else { return };
+            if *passing >> version & 1 == 0 {
+                *passing |= 1 << version;
+                let before = live.hand_overs[version].load(Ordering::Relaxed);
+                live.hand_overs[version].store(before + 1, Ordering::Relaxed);
+                fence(Ordering::Release);
+            }
             self.bury(slot as u32, &binding);
+        }
+    }
+
+    /// These versions are even again: who looks from now on finds the new owners.
+    fn passed(&self, passing: u64) {
+        let mut rest = passing;
+        while rest != 0 {
+            let version = &self.live.hand_overs[rest.trailing_zeros() as usize];
+            version.store(version.load(Ordering::Relaxed) + 1, Ordering::Release);
+            rest &= rest - 1;
         }
     }
 

@@ -14,4 +14,5 @@ mod properties;
 mod rejects;
 mod rewrite;
 mod terminals;
+mod torture;
 mod tunnels;

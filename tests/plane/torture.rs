@@ -1,0 +1,154 @@
+//! Two threads resolve, as the plane does, while the one writer hands an address from user to user as fast as it can:
+//! each answer is one that was right at a moment between question and answer.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use pushplane::id::{Endpoint, PushId};
+use pushplane::plane::{Key, Moment, Site};
+use pushplane::table::{Binding, Change, LiveWriter, Tables};
+
+use crate::lab::*;
+
+/// Who has the address in turn. The first has it by users.csv, whenever nobody has registered with it.
+const HOLDERS: u64 = 32;
+/// Its port says who bound it; that of the row is another.
+const FIRST_PORT: u16 = 1000;
+const ROW: &str = "10.2.0.1:2948";
+/// One more is always bound, at one of two places, as a whole.
+const STEADY: u128 = 0x1_0000;
+
+/// Beyond every user of the lab's users.csv, but for the first.
+fn holder(n: u64) -> PushId {
+    if n == 0 { own(user::PLAIN) } else { own(0x2_0000 + u128::from(n)) }
+}
+
+fn address_of(n: u64) -> Endpoint {
+    if n == 0 { at(ROW) } else { at(ROW).with_port(FIRST_PORT + n as u16) }
+}
+
+fn binding(user: PushId, private: Endpoint) -> Binding {
+    Binding {
+        user,
+        device: 0,
+        realm: 0,
+        private: Some(private),
+        nat: None,
+        imsi: None,
+        bearers: 3,
+        serving: None,
+        valid_until_ms: None,
+        listener: 0,
+    }
+}
+
+/// Where the steady one is after an even or an odd step: of two slots each, nothing of one like the other's.
+fn steady(step: u64) -> Binding {
+    let n = step % 2;
+    Binding {
+        nat: Some(at(&format!("[2001:db8::{n}]:{}", 7 + n))),
+        imsi: Some(format!("46000000000000{n}").parse().unwrap()),
+        bearers: 1 + n as u8,
+        ..binding(own(STEADY), at(&format!("[fd03::{n}]:{}", 70 + n)))
+    }
+}
+
+/// A step of the writer's: the next in turn gets the address, and half a turn later is forgotten.
+fn step(writer: &mut LiveWriter, step: u64) {
+    let bind = |binding| Change::Bind { binding, heard_ms: 0 };
+    let forget = |n| Change::Forget { user: holder(n), device: 0 };
+    let changes = match step % HOLDERS {
+        0 => [Change::End { user: holder(HOLDERS - 1), device: 0, heard_ms: 0 }, forget(HOLDERS / 2)],
+        n => [bind(binding(holder(n), address_of(n))), forget((n + HOLDERS / 2) % HOLDERS)],
+    };
+    for change in changes.iter().chain([&bind(steady(step))]) {
+        writer.apply(change).unwrap();
+    }
+}
+
+/// How far the writer is: steps that have begun, and steps that are done; and bursts that the readers have ended.
+#[derive(Default)]
+struct Steps {
+    begun: AtomicU64,
+    done: AtomicU64,
+    bursts: AtomicU64,
+}
+
+/// What a burst for all holders and the steady one finds: who has the address, and how.
+fn resolve(site: &Site, tables: &Tables) -> Vec<(u64, Endpoint)> {
+    let moment = Moment::new(site, tables, NOW);
+    let users = (0..HOLDERS).map(holder).chain([own(STEADY)]);
+    let mut keys: Vec<Key> = users.map(|user| moment.key(user)).collect();
+    keys.iter().for_each(|key| moment.prefetch(key));
+    keys.iter_mut().for_each(|key| moment.prefetch_lines(key));
+    keys.iter_mut().for_each(|key| moment.prefetch_owner(key));
+    let mut found = Vec::new();
+    for (n, key) in (0..).zip(&keys) {
+        let known = moment.each(key, |known| {
+            if n < HOLDERS {
+                found.push((n, known.private().unwrap()));
+                return;
+            }
+            let seen = (known.private(), known.nat(), known.imsi(), known.bearers());
+            let whole = |step| {
+                let Binding { private, nat, imsi, bearers, .. } = steady(step);
+                seen == (private, nat, imsi, bearers)
+            };
+            assert!(whole(0) || whole(1), "half an entry: {seen:?}");
+        });
+        assert!(known || (1..HOLDERS).contains(&n), "{n} is always known");
+    }
+    found
+}
+
+/// Resolves until told to stop; how often there was but one right answer.
+fn read(site: &Site, tables: &Tables, steps: &Steps, stop: &AtomicBool) -> u64 {
+    let mut tight = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let done = steps.done.load(Ordering::Acquire);
+        let found = resolve(site, tables);
+        let begun = steps.begun.load(Ordering::Acquire);
+        // After that many steps the last of them has been made; the first of all leaves the address with the row.
+        let had = |n: u64| (done.max(1) - 1..begun.max(1)).any(|step| step % HOLDERS == n);
+        for (n, at) in &found {
+            assert!(had(*n), "{n} has the address, {done} steps done, {begun} begun");
+            assert_eq!(*at, address_of(*n), "half an entry of {n}");
+        }
+        if begun == done {
+            tight += 1;
+            assert_eq!(found.len(), 1, "nobody moved, and it was missed or doubled: {found:?}");
+        }
+        steps.bursts.fetch_add(1, Ordering::Relaxed);
+    }
+    tight
+}
+
+#[test]
+fn every_answer_was_right_between_question_and_answer() {
+    let lab = Lab::with(pushplane::config::Policy::default(), &rib());
+    let mut writer = lab.site.shared.live_writer().unwrap();
+    let (steps, stop) = (Steps::default(), AtomicBool::new(false));
+    step(&mut writer, 0);
+    steps.begun.store(1, Ordering::Relaxed);
+    steps.done.store(1, Ordering::Relaxed);
+    let (site, tables) = (&lab.site, &lab.tables);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2).map(|_| scope.spawn(|| read(site, tables, &steps, &stop))).collect();
+        for n in 1..100_000 {
+            steps.begun.store(n + 1, Ordering::Relaxed);
+            step(&mut writer, n);
+            steps.done.store(n + 1, Ordering::Release);
+            // Now and then nobody moves until some burst has begun and ended: then there is but one right answer.
+            let enough = steps.bursts.load(Ordering::Relaxed) + 4;
+            while n % 1000 == 0
+                && steps.bursts.load(Ordering::Relaxed) < enough
+                && !readers.iter().any(|reader| reader.is_finished())
+            {
+                std::thread::yield_now();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        let tight: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+        assert!(tight > 0);
+    });
+    assert_eq!(resolve(site, tables), [(99_999 % HOLDERS, address_of(99_999 % HOLDERS))]);
+}
