@@ -42,6 +42,7 @@ use crate::metrics::{Board, Counters, ReportCounters};
 use crate::net::{self, AffinityError, BindError, Listener, Options, Placement, Udp};
 use crate::packet::{Burst, FramePool};
 use crate::plane::{PUNT_BYTES_MAX, Shared, Site};
+use crate::table::memory::Pages;
 use crate::table::publish::{Publisher, Reader, publish};
 use crate::table::{Image, Tables};
 
@@ -109,7 +110,7 @@ struct TableFacts {
     generation: u64,
     digest: u128,
     image_bytes: usize,
-    huge: bool,
+    pages: Pages,
     entries: Vec<(&'static str, usize)>,
     retired: usize,
 }
@@ -474,7 +475,7 @@ fn facts(tables: &Tables, retired: usize) -> TableFacts {
         generation: tables.generation(),
         digest: tables.image().digest(),
         image_bytes: tables.image().bytes().len(),
-        huge: tables.image().is_huge(),
+        pages: tables.image().pages(),
         entries: tables.entries().to_vec(),
         retired,
     }

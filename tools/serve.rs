@@ -110,13 +110,14 @@ fn say_ready(server: &Server) {
     // Whoever closed our output does not want to know.
     let _ = writeln!(
         out,
-        "ready {} on {}: {} shards over {}, generation {}, {} terminals, {} registered, digest {:032x}{radius}{metrics}",
+        "ready {} on {}: {} shards over {}, generation {}, {} terminals on {}, {} registered, digest {:032x}{radius}{metrics}",
         config.name,
         listen.join(" "),
         server.shards(),
         ports(server),
         server.tables().generation(),
         server.tables().image().terminals(),
+        server.tables().image().pages(),
         server.recovered().bindings,
         server.tables().image().digest(),
     );

@@ -13,7 +13,7 @@ use pushplane::table::memory::prefetch;
 use pushplane::table::{Binding, Change, Image, LiveWriter, Tables};
 
 use super::contest::{Beside, Contestant, Entrant, Job, Run};
-use super::operator::{APP, at, id, mix, private, realm, rib};
+use super::operator::{APP, at, id, mix, private, realm, rib_without_users, rows};
 use super::users::{Population, Users};
 
 const NOW: Now = Now { mono_ns: 1_000_000_000_000, unix_ms: 1_767_225_600_000 };
@@ -79,8 +79,8 @@ fn bind(n: u64) -> Change {
 
 impl World {
     pub(crate) fn new(users: u64) -> Self {
-        let rib = rib(users, at(GATEWAYS[0]), at(GATEWAYS[1]));
-        let image = Image::build(&rib).unwrap();
+        let rib = rib_without_users(users, at(GATEWAYS[0]), at(GATEWAYS[1]));
+        let image = Image::build_with(&rib, rows(users).collect(), &|_| {}).unwrap();
         let senders = std::array::from_fn(|n| Endpoint::new([192, 0, 2, n as u8].into(), 5000));
         Self { tables: Tables::new(image, 1, "home", None), site: site(1), senders, users }
     }

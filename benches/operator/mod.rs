@@ -63,6 +63,16 @@ pub(crate) fn segments(users: u64) -> impl Iterator<Item = Segment> {
 
 /// The tables; datagrams in vxlan go to `vxlan`, those to the plain gateway to `plain`.
 pub(crate) fn rib(users: u64, vxlan: Endpoint, plain: Endpoint) -> Rib {
+    Rib { users: rows(users).collect(), ..rib_without_users(users, vxlan, plain) }
+}
+
+/// The rows of so many users.
+pub(crate) fn rows(users: u64) -> impl Iterator<Item = User> {
+    (0..users).map(|n| User { realm: realm(n), private: Some(private(n)), ..User::new(id(n), 0) })
+}
+
+/// As [`rib`], without the rows of its users.
+pub(crate) fn rib_without_users(users: u64, vxlan: Endpoint, plain: Endpoint) -> Rib {
     let servers = (0..16u64).map(|n| Server {
         name: if n == 3 { "home".into() } else { format!("server-{n}") },
         prefixes: vec![format!("{n:04b}").parse().unwrap()],
@@ -85,7 +95,6 @@ pub(crate) fn rib(users: u64, vxlan: Endpoint, plain: Endpoint) -> Rib {
         rate: None,
         key: None,
     };
-    let row = |n| User { realm: realm(n), private: Some(private(n)), ..User::new(id(n), 0) };
     Rib {
         servers: servers.collect(),
         gateways: vec![
@@ -94,7 +103,6 @@ pub(crate) fn rib(users: u64, vxlan: Endpoint, plain: Endpoint) -> Rib {
         ],
         segments: segments(users).collect(),
         apps: vec![app],
-        users: (0..users).map(row).collect(),
         ..Rib::default()
     }
 }

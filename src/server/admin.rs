@@ -306,7 +306,9 @@ impl Collector for Snapshot {
         )?;
         gauge("table_generation", "Which generation of the tables serves", self.facts.generation as i64)?;
         gauge("table_bytes", "Bytes of the image that serves", self.facts.image_bytes as i64)?;
-        gauge("table_huge_pages", "1 when the image was put on huge pages", i64::from(self.facts.huge))?;
+        let huge = self.facts.pages.huge_bytes;
+        gauge("table_huge_pages", "1 when the image lies on huge pages", i64::from(huge > 0))?;
+        gauge("table_huge_page_bytes", "Bytes of the image that lie on huge pages", huge as i64)?;
         gauge("table_generations_retired", "Old generations not freed yet", self.facts.retired as i64)?;
 
         let mut entries = encoder.encode_descriptor(

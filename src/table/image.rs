@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::binding::Line;
 use super::compile;
 use super::lpm::Tries;
-use super::memory::Region;
+use super::memory::{Pages, Region};
 use super::owners::Owners;
 use super::phf::{Phf, joined};
 use super::place::Lines;
@@ -411,9 +411,9 @@ impl Image {
         !self.arrays().keys.is_empty()
     }
 
-    /// Whether the tables lie on huge pages.
-    pub fn is_huge(&self) -> bool {
-        self.region.is_huge()
+    /// Which pages the tables lie on.
+    pub fn pages(&self) -> Pages {
+        self.region.pages()
     }
 
     /// How many terminals there are.

@@ -5,16 +5,18 @@
 
 #![expect(unsafe_code, reason = "maps memory and gives the prefetch hint, behind safe functions")]
 
+use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::ptr::NonNull;
 
 use crate::sync::{AtomicU64, Seqlock};
 
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Zeroed memory of its own, aligned to 2 MiB, on huge pages where `madvise` grants them. Sealed by
+/// Zeroed memory of its own, aligned to 2 MiB: on huge pages that the host has set apart (`vm.nr_hugepages`) where there
+/// are enough, else on those that the kernel finds when it is asked to (`madvise`), else on small ones. Sealed by
 /// being shared only as `&[u8]` once it is filled.
 #[derive(Debug)]
 pub struct Region {
@@ -22,7 +24,30 @@ pub struct Region {
     len: usize,
     mapping: NonNull<u8>,
     mapped: usize,
-    huge: bool,
+    set_apart: bool,
+}
+
+/// Which pages memory lies on, as the kernel says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Pages {
+    /// Bytes of all of it.
+    pub bytes: usize,
+    /// Bytes of it on huge pages.
+    pub huge_bytes: usize,
+    /// Whether these are pages that the host has set apart.
+    pub set_apart: bool,
+}
+
+impl fmt::Display for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bytes, huge_bytes, set_apart } = *self;
+        let kind = if set_apart { "set apart" } else { "transparent" };
+        match huge_bytes {
+            0 => f.write_str("small pages"),
+            all if all == bytes => write!(f, "huge pages ({kind})"),
+            some => write!(f, "huge pages ({kind}), {} % of it", some * 100 / bytes),
+        }
+    }
 }
 
 // SAFETY: the mapping is private to this value and is reached through `&` and `&mut` like a Vec.
@@ -36,28 +61,23 @@ impl Region {
     /// # Errors
     /// When the kernel has no address space or memory for it.
     pub fn zeroed(len: usize) -> io::Result<Self> {
-        let mapped = len.max(1).checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches nothing.
-        let mapping = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                mapped,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if mapping == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+        let whole = len.max(1).checked_next_multiple_of(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        // Reserved as they are mapped, so that none is missing when it is touched; small tables leave them to others.
+        if len >= HUGE_PAGE
+            && let Ok(mapping) = map(whole, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB)
+        {
+            return Ok(Self { base: mapping, len, mapping, mapped: whole, set_apart: true });
         }
-        let mapping = NonNull::new(mapping.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapped = whole.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapping = map(mapped, libc::MAP_NORESERVE)?;
         let offset = mapping.align_offset(HUGE_PAGE);
         // SAFETY: offset < HUGE_PAGE, and the mapping is longer than len by that much.
         let base = unsafe { mapping.add(offset) };
+        // A kernel without huge pages refuses the advice: small ones, then. What lies behind is left out, so that two
+        // neighbours are two mappings.
         // SAFETY: advice on a range within the mapping just made.
-        let huge = unsafe { libc::madvise(base.as_ptr().cast(), mapped - offset, libc::MADV_HUGEPAGE) } == 0;
-        Ok(Self { base, len, mapping, mapped, huge })
+        unsafe { libc::madvise(base.as_ptr().cast(), whole, libc::MADV_HUGEPAGE) };
+        Ok(Self { base, len, mapping, mapped, set_apart: false })
     }
 
     /// The bytes.
@@ -81,10 +101,45 @@ impl Region {
         self.len = len;
     }
 
-    /// Whether the kernel took the advice to use huge pages.
-    pub fn is_huge(&self) -> bool {
-        self.huge
+    /// Which pages it lies on by now: memory that was not touched yet lies on none. Costs the kernel a walk over all
+    /// that this process has mapped.
+    pub fn pages(&self) -> Pages {
+        let (base, whole) = (self.base.as_ptr().addr(), self.len.next_multiple_of(HUGE_PAGE));
+        let text = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+        let huge_bytes = huge_bytes(&text, base..base + whole).min(self.len);
+        Pages { bytes: self.len, huge_bytes, set_apart: self.set_apart }
     }
+}
+
+/// Maps memory at an address of the kernel's choice.
+fn map(len: usize, flags: libc::c_int) -> io::Result<NonNull<u8>> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
+    // SAFETY: an anonymous private mapping at an address of the kernel's choice touches nothing.
+    let mapping =
+        unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    if mapping == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(mapping.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+/// Bytes on huge pages of the mappings that share addresses with these, by the text of `/proc/self/smaps` (proc(5)). The
+/// kernel may tell of neighbouring mappings as of one.
+fn huge_bytes(smaps: &str, addresses: Range<usize>) -> usize {
+    let (mut ours, mut sum) = (false, 0);
+    for line in smaps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let first = words.next().unwrap_or_default();
+        let hex = |text| usize::from_str_radix(text, 16).ok();
+        match first.split_once('-').and_then(|(begin, end)| Some(hex(begin)?..hex(end)?)) {
+            Some(range) => ours = range.start < addresses.end && addresses.start < range.end,
+            None if ours && matches!(first, "AnonHugePages:" | "Private_Hugetlb:") => {
+                sum += words.next().and_then(|kib| kib.parse::<usize>().ok()).unwrap_or(0) * 1024;
+            }
+            None => {}
+        }
+    }
+    sum
 }
 
 impl Drop for Region {
@@ -191,6 +246,44 @@ mod tests {
             assert_eq!(region.bytes_mut().len(), len);
         }
         assert!(Region::zeroed(usize::MAX).is_err());
+    }
+
+    /// As where the kernel has no huge pages to give.
+    #[test]
+    fn a_process_that_may_have_no_huge_pages_has_small_ones_and_says_so() {
+        let touched = || {
+            let mut region = Region::zeroed(4 * HUGE_PAGE + 1).unwrap();
+            region.bytes_mut().fill(7);
+            assert!(region.bytes().iter().all(|byte| *byte == 7));
+            region
+        };
+        let granted = touched().pages();
+        assert_eq!(granted.bytes, 4 * HUGE_PAGE + 1);
+        assert!(granted.huge_bytes <= granted.bytes);
+        // SAFETY: changes what later mappings of this process get.
+        let forbidden = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } == 0;
+        let region = touched();
+        let pages = region.pages();
+        assert!(forbidden);
+        if !pages.set_apart {
+            assert_eq!((pages.huge_bytes, pages.to_string()), (0, "small pages".to_owned()));
+        }
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 0, 0, 0, 0) }, 0);
+    }
+
+    #[test]
+    fn huge_pages_are_counted_of_the_mapping_asked_for() {
+        let smaps = "\
+7f00-7f80 rw-p 00000000 00:00 0 \nSize:  512 kB\nAnonHugePages:      2048 kB\n\
+7f80-8000 rw-p 00000000 00:00 0 \nAnonHugePages:      4096 kB\nPrivate_Hugetlb:    6144 kB\n";
+        assert_eq!(huge_bytes(smaps, 0x7f80..0x7f90), 10 << 20);
+        assert_eq!(huge_bytes(smaps, 0x7f70..0x7f80), 2 << 20);
+        assert_eq!(huge_bytes(smaps, 0x8000..0x9000), 0);
+        let said = |huge_bytes, set_apart| Pages { bytes: 200, huge_bytes, set_apart }.to_string();
+        assert_eq!(said(0, false), "small pages");
+        assert_eq!(said(100, false), "huge pages (transparent), 50 % of it");
+        assert_eq!(said(200, true), "huge pages (set apart)");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use pushplane::table::memory::Pages;
 use pushplane::table::{Fill, Sizes, Tables};
 
 use crate::{Stop, common};
@@ -35,6 +36,7 @@ struct Answer {
     bytes_a_user: f64,
     near_bytes: usize,
     cache_lines_a_lookup: usize,
+    pages: Pages,
 }
 
 #[derive(serde::Serialize)]
@@ -48,6 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     let image = common::open_tables(&args.tables)?;
     let sizes = image.sizes();
     let bytes_a_user = sizes.bytes_a_user();
+    let pages = image.pages();
     let Sizes { arrays, image_bytes, terminals, users, owners, near_bytes, .. } = sizes;
     let serving_bytes = Tables::new(image, 1, "", None).bytes();
     let answer = Answer {
@@ -62,6 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         bytes_a_user,
         near_bytes,
         cache_lines_a_lookup: Sizes::LINES_A_LOOKUP,
+        pages,
     };
     if args.json {
         return common::print_json(&answer);
@@ -94,6 +98,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
              {:.0} KiB that tell which are to stay in a near cache",
             answer.cache_lines_a_lookup,
             answer.near_bytes as f64 / 1024.0
-        )
+        )?;
+        writeln!(out, "on {pages} here")
     })
 }
