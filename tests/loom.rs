@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, fence};
 use loom::thread;
 use pushplane::id::PushId;
 use pushplane::plane::{ReplayWindow, Seen};
@@ -181,6 +182,33 @@ fn an_address_is_never_in_two_slots() {
             && first.is_at(version)
         {
             assert!(!(held == 7 && other == 7));
+        }
+        thread.join().unwrap();
+    });
+}
+
+/// The same address as a row of users.csv has it too: while it passes between two slots, whoever finds it in neither sees
+/// that it was being handed over, and looks again.
+#[test]
+fn an_address_that_passes_on_is_never_nobodys() {
+    model(|| {
+        let slots: Arc<[Seqlock<1>; 2]> = Arc::default();
+        let version = Arc::new(AtomicU64::new(0));
+        slots[0].write(&[7]);
+        let (writers, hand_over) = (Arc::clone(&slots), Arc::clone(&version));
+        let thread = thread::spawn(move || {
+            hand_over.store(1, Ordering::Relaxed);
+            fence(Ordering::Release);
+            writers[0].write(&[0]);
+            writers[1].write(&[7]);
+            hand_over.store(2, Ordering::Release);
+        });
+        let before = version.load(Ordering::Acquire);
+        // The new owner's first: so both can be missed.
+        if let (Some([new]), Some([old])) = (slots[1].try_read(), slots[0].try_read()) {
+            fence(Ordering::Acquire);
+            let is_settled = before % 2 == 0 && version.load(Ordering::Relaxed) == before;
+            assert!(new == 7 || old == 7 || !is_settled);
         }
         thread.join().unwrap();
     });
