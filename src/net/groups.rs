@@ -147,6 +147,7 @@ impl Groups {
     }
 
     /// Adds a datagram to the group that it may join, or as a group of its own.
+    #[inline(always)]
     pub(super) fn add(&mut self, id: u32, leaving: &Leaving) {
         let bucket = self.bucket(leaving.to, leaving.listener);
         let youngest = bucket.map_or(NONE, |bucket| self.youngest(bucket));
@@ -189,6 +190,7 @@ impl Groups {
     }
 
     /// The entry of a next hop: its own, or a free one; `None` when there are too many.
+    #[inline(always)]
     fn bucket(&self, to: Endpoint, listener: u8) -> Option<usize> {
         let mut at = hash(to, listener) as usize % BUCKETS;
         loop {
@@ -272,10 +274,11 @@ impl Groups {
 
 /// A hash of a next hop. It needs no key: next hops come from the tables, or each costs its sender a datagram.
 pub(super) fn hash(to: Endpoint, listener: u8) -> u64 {
-    let octets = u128::from_be_bytes(to.octets());
+    let octets = u128::from_ne_bytes(to.octets());
     let low = octets as u64 ^ u64::from(to.port()) << 40 ^ u64::from(listener) << 56;
-    let mixed = (low ^ ((octets >> 64) as u64).rotate_left(23)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    mixed >> 32
+    let word = low ^ ((octets >> 64) as u64).rotate_left(23);
+    let product = u128::from(word) * 0x9E37_79B9_7F4A_7C15;
+    (product >> 64) as u64 ^ product as u64
 }
 
 #[cfg(test)]

@@ -75,6 +75,8 @@ pub struct Uring {
     listeners: Vec<Listening>,
     receiving: Receiving,
     sending: Sending,
+    /// The listener that is armed first the next time.
+    first_armed: usize,
     /// Receives that the last call brought.
     brought: usize,
     generation: u32,
@@ -172,6 +174,7 @@ impl Uring {
                 .collect(),
             receiving: Receiving::new(buffers, super::reserve(burst)),
             sending: Sending::new(outbox),
+            first_armed: 0,
             brought: 0,
             generation: 0,
             coalesced,
@@ -230,14 +233,16 @@ impl Uring {
         refused.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
     }
 
-    /// Arms every receive that is not, unless the kernel has no buffer for it. Returns whether there
-    /// is something to submit.
+    /// Arms every receive that is not, unless the kernel has too few buffers for it. Returns whether there
+    /// is something to submit. What is armed first may take all the buffers: each listener is it in turn.
     fn arm(&mut self) -> bool {
         if self.stopped || self.receiving.is_starved() {
             return false;
         }
         let mut queued = false;
-        for index in 0..self.listeners.len() {
+        let count = self.listeners.len();
+        for step in 0..count {
+            let index = (self.first_armed + step) % count;
             if self.listeners[index].armed.is_some() {
                 continue;
             }
@@ -250,6 +255,9 @@ impl Uring {
                 self.listeners[index].armed = Some(generation);
                 queued = true;
             }
+        }
+        if queued {
+            self.first_armed = (self.first_armed + 1) % count;
         }
         queued
     }

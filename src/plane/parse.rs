@@ -1,39 +1,39 @@
 //! First stage: from bytes to messages, or to the reason why not; the lookup of the destination starts
 //! here, so that its cache lines come while the rest of the burst is parsed.
 
-use super::{Cell, Moment, Plane, Read, Trace, Verdict};
+use super::{Cell, Grant, Moment, Plane, Read, Trace, Verdict};
 use crate::packet::Burst;
 use crate::reason::Reason;
 use crate::wire::prp::{self, Header, Kind};
 
 impl Plane {
     pub(super) fn parse(&mut self, moment: &Moment<'_>, burst: &Burst, trace: &mut impl Trace) {
-        self.cells.clear();
+        // Each cell is written where it stays.
+        self.cells.resize_with(burst.rows.len(), Cell::default);
         self.sends.clear();
-        for (at, row) in burst.rows.iter().enumerate() {
+        for (at, (row, cell)) in burst.rows.iter().zip(&mut self.cells).enumerate() {
+            let Cell { read, verdict, key, peer, grant, first_send, sends } = cell;
+            (*verdict, *peer, *grant, *first_send, *sends) = (Verdict::Pending, None, Grant::default(), 0, 0);
             let bytes = row.frame.as_ref().map_or(&[][..], |frame| frame.bytes());
             self.ledger.received(bytes.len());
-            let mut cell = Cell::default();
             let too_large = row.truncated || bytes.len() > moment.site.datagram_max;
             let parsed = if too_large { Err(Reason::TooLarge) } else { prp::parse(bytes) };
             match parsed {
                 Ok(message) => {
-                    cell.key = moment.key(message.header.destination);
-                    moment.prefetch(&cell.key);
-                    cell.read = Read::Message(message);
+                    *key = moment.key(message.header.destination);
+                    moment.prefetch(key);
                     trace.step(at, || {
                         format!("{} of {} bytes, well-formed", message.kind.name(), bytes.len())
                     });
+                    *read = Read::Message(message);
                 }
                 Err(reason) => {
                     let header = Header::read(bytes);
-                    cell.read = header.map_or(Read::Nothing, Read::Head);
                     let reason = earlier(reason, header);
-                    cell.verdict = Verdict::Drop(reason);
                     trace.step(at, || format!("{reason}: {}", reason.text()));
+                    (*read, *verdict) = (header.map_or(Read::Nothing, Read::Head), Verdict::Drop(reason));
                 }
             }
-            self.cells.push(cell);
         }
     }
 }

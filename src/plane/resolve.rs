@@ -172,8 +172,7 @@ impl Resolver<'_> {
             return Err(Reason::NotAttached);
         }
         if let Some(to) = known.serving() {
-            let own = self.moment.tables.own().map(|own| self.moment.tables.server_address(own));
-            if roamed || own == Some(to) || self.moment.site.listen.contains(&to) {
+            if roamed || self.moment.own == Some(to) || self.moment.site.listen.contains(&to) {
                 return Err(Reason::NotAttached);
             }
             let server = self.moment.tables.peer(to);
@@ -257,6 +256,7 @@ impl Resolver<'_> {
     }
 
     /// Sends to a terminal; what is bound to one address and port as several devices is one, and gets one copy.
+    #[inline(always)]
     fn serve(&mut self, hop: Hop, first_send: usize) {
         let is_same = |send: &Send| match (&send.hop, &hop) {
             (Hop::Gateway { terminal: one, .. }, Hop::Gateway { terminal: two, .. }) => {
@@ -270,6 +270,8 @@ impl Resolver<'_> {
         }
     }
 
+    /// Inlined, so that a hop is put together where it stays.
+    #[inline(always)]
     fn send(&mut self, hop: Hop) {
         self.sends.push(Send { row: self.row, hop });
     }

@@ -84,7 +84,7 @@ impl Plane {
                 row.frame = Some(original);
                 return Err(reason);
             }
-            Origin::of(&message.header, asker)
+            Origin::of(message.kind, &message.header, asker)
         };
         let account = if cell.verdict == Verdict::Deliver { Account::Delivered } else { Account::Forwarded };
         let Some(token) = ledger.open(account, cell.sends, origin) else {
@@ -95,9 +95,25 @@ impl Plane {
         let mut writer = Writer { moment, message, from, from_peer, grant, head };
         let class = grant.class.unwrap_or(Class::Normal);
         let flow = message.header.destination.steer();
+        let sends = &sends[cell.first_send..][..cell.sends];
+        // Nearly every user has one terminal.
+        if let [send] = sends {
+            let mut frame = original;
+            return match writer.write(&mut frame, &send.hop) {
+                Ok((to, listener)) => {
+                    burst.tx.push(Tx { frame, to, listener, class, flow, token });
+                    Ok(())
+                }
+                Err(reason) => {
+                    row.frame = Some(frame);
+                    ledger.cancel(token);
+                    Err(reason)
+                }
+            };
+        }
         let last = cell.sends - 1;
         let (mut original, mut failure, mut failed) = (Some(original), Reason::Overloaded, 0);
-        for (copy, send) in sends[cell.first_send..][..cell.sends].iter().enumerate() {
+        for (copy, send) in sends.iter().enumerate() {
             let frame =
                 if copy == last { original.take() } else { copy_of(original.as_ref(), &mut burst.pool) };
             let Some(mut frame) = frame else {
@@ -181,10 +197,15 @@ impl Plane {
 }
 
 /// Remembers who waits for the answers to a PUSH that wants a receipt, whether to it or to its copies.
+#[inline(always)]
 fn remember(moment: &Moment<'_>, message: &Message, asker: &Asker) -> Result<(), Reason> {
     if message.kind != Kind::Push || !message.has(flag::RECEIPT) {
         return Ok(());
     }
+    remember_asker(moment, message, asker)
+}
+
+fn remember_asker(moment: &Moment<'_>, message: &Message, asker: &Asker) -> Result<(), Reason> {
     let Moment { site, now, .. } = *moment;
     let Header { source, destination, message: id, .. } = message.header;
     let mut exchange = Exchange { asker: source, asked: destination, message: id };
@@ -234,6 +255,7 @@ pub(super) fn replace_head(
 }
 
 /// Puts bytes in front of a frame's.
+#[inline(always)]
 fn put_front(frame: &mut Frame, bytes: &[u8]) -> Result<(), Reason> {
     if !frame.grow_front(bytes.len()) {
         return Err(Reason::TooLarge);
@@ -294,19 +316,20 @@ impl Writer<'_> {
     /// from which listening address.
     fn write(&mut self, frame: &mut Frame, hop: &Hop) -> Result<(Endpoint, u8), Reason> {
         frame.truncate(self.message.payload_end);
-        match *hop {
-            Hop::Gateway { gateway, terminal } => self.for_gateway(frame, gateway, &terminal),
+        match hop {
+            Hop::Gateway { gateway, terminal } => self.for_gateway(frame, *gateway, terminal),
             Hop::Nat { to, terminal } => {
-                self.rehead(frame, &self.for_terminal(&terminal))?;
-                self.leave_to_terminal(to, &terminal)
+                self.rehead(frame, &self.for_terminal(terminal))?;
+                self.leave_to_terminal(*to, terminal)
             }
-            Hop::Server { server, to, roaming } => self.for_server(frame, server, to, roaming),
-            Hop::Asker(asker) => self.for_asker(frame, &asker),
+            Hop::Server { server, to, roaming } => self.for_server(frame, *server, *to, *roaming),
+            Hop::Asker(asker) => self.for_asker(frame, asker),
         }
     }
 
     /// The listening address of the right family; without one there is no way, and none to this server
     /// itself: what is sent there would come again, for ever.
+    #[inline(always)]
     fn leave(&self, to: Endpoint) -> Result<(Endpoint, u8), Reason> {
         if self.is_own(to) {
             return Err(Reason::NoRoute);
@@ -328,8 +351,9 @@ impl Writer<'_> {
 
     /// Whether this is an address of this very server, as it listens or as others reach it.
     fn is_own(&self, to: Endpoint) -> bool {
-        let told = self.moment.tables.own().map(|own| self.moment.tables.server_address(own));
-        told == Some(to) || self.moment.site.listen.contains(&to)
+        // Nearly always the port says it.
+        let is_it = |own: &Endpoint| own.port() == to.port() && *own == to;
+        self.moment.own.as_ref().is_some_and(is_it) || self.moment.site.listen.iter().any(is_it)
     }
 
     /// Signed with the user's key, where it has one (ruling 15).
@@ -423,8 +447,9 @@ impl Writer<'_> {
     /// Changes the head: reserved flags cleared, PRIORITY set where the application's rule says so,
     /// Auth and PayloadLength gone, and what `change` says. The options stay where they are when none
     /// of that touches them.
+    #[inline(always)]
     fn rehead(&mut self, frame: &mut Frame, change: &Change) -> Result<(), Reason> {
-        let Message { header, options, payload_start, .. } = self.message;
+        let Message { header, options, .. } = self.message;
         let priority = if self.grant.sets_priority { flag::PRIORITY } else { 0 };
         let flags = (header.flags & flag::KNOWN) | change.set | priority;
         let hop_limit = header.hop_limit.saturating_sub(change.hops);
@@ -434,6 +459,18 @@ impl Writer<'_> {
             (bytes[1], bytes[2]) = (flags, hop_limit);
             return Ok(());
         }
+        self.rebuild(frame, change, flags, hop_limit)
+    }
+
+    /// Writes the head anew, its options changed.
+    fn rebuild(
+        &mut self,
+        frame: &mut Frame,
+        change: &Change,
+        flags: u8,
+        hop_limit: u8,
+    ) -> Result<(), Reason> {
+        let Message { header, payload_start, .. } = self.message;
         let head = &mut *self.head;
         head.restart(&Header { flags, hop_limit, ..*header });
         let replaced = change.add.replaces();
@@ -454,6 +491,7 @@ impl Writer<'_> {
 }
 
 /// Puts the inner IP and UDP headers in front; returns the IP packet's length.
+#[inline(always)]
 fn inner_ip(frame: &mut Frame, from: Endpoint, to: Endpoint) -> Result<u16, Reason> {
     if !frame.grow_front(tunnel::ip_udp_bytes(to)) {
         return Err(Reason::TooLarge);

@@ -22,6 +22,8 @@ pub struct Moment<'a> {
     pub(super) site: &'a Site,
     pub(super) tables: &'a Tables,
     pub(super) now: Now,
+    /// Where others reach this server, where the tables say so.
+    pub(super) own: Option<Endpoint>,
     /// None when nothing is registered, released or lent.
     live: Option<&'a LiveBindings>,
     bindings: Bindings<'a>,
@@ -78,7 +80,8 @@ impl<'a> Moment<'a> {
         let live = Some(&*site.shared.live).filter(|live| !live.is_empty());
         let (bindings, prefixes, segments) =
             (tables.arrays().bindings(), tables.prefixes(), tables.segments());
-        Self { site, tables, now, live, bindings, prefixes, segments }
+        let own = tables.own().map(|own| tables.server_address(own));
+        Self { site, tables, now, own, live, bindings, prefixes, segments }
     }
 
     /// Where to look for this user.

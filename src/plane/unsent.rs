@@ -1,7 +1,7 @@
 //! What the kernel took nothing of: who sent it is told.
 //!
 //! A datagram's fate is known after the burst that it came in has left, when its buffer may hold another. So the
-//! account of a message keeps what a REJECT takes, [`Asked`]: two cache lines a message in flight, those of the accounts
+//! account of a message keeps what a REJECT takes, [`Asked`]: 80 bytes a message in flight, those of the accounts
 //! that were closed last, which are near.
 //!
 //! What is told (PROTOCOL.md, Kinds, "REJECT where it failed"), once no datagram of a message left:
@@ -19,6 +19,7 @@
 use super::rewrite::replace_head;
 use super::{Asker, EXTRA, Moment, Plane, Site, Verdict};
 use crate::clock::Now;
+use crate::id::PushId;
 use crate::packet::{Burst, Class, Frame, Tx};
 use crate::reason::Reason;
 use crate::table::Tables;
@@ -38,8 +39,10 @@ pub enum Origin {
 /// What a REJECT takes of the message that it answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Asked {
-    pub(super) header: Header,
-    pub(super) asker: Asker,
+    destination: PushId,
+    source: PushId,
+    message: u64,
+    asker: Asker,
 }
 
 /// A message of which nothing left.
@@ -51,9 +54,14 @@ pub(super) struct Unsent {
 
 impl Origin {
     /// That of a message.
-    pub(super) fn of(header: &Header, asker: Asker) -> Self {
-        let is_answer = Kind::from_code(header.kind).is_some_and(Kind::is_answer);
-        if is_answer { Self::Nobody } else { Self::Sender(Asked { header: *header, asker }) }
+    #[inline(always)]
+    pub(super) fn of(kind: Kind, header: &Header, asker: Asker) -> Self {
+        let Header { destination, source, message, .. } = *header;
+        if kind.is_answer() {
+            Self::Nobody
+        } else {
+            Self::Sender(Asked { destination, source, message, asker })
+        }
     }
 }
 
@@ -110,16 +118,16 @@ impl Plane {
         mut frame: Frame,
         burst: &mut Burst,
     ) {
-        let Asked { header, asker } = asked;
+        let Asked { destination, source, message, asker } = *asked;
         let key = asker.key.and_then(|id| moment.tables.key_index(id));
-        self.head.restart(&header.answer(Kind::Reject)).reason(reason);
+        self.head.restart(&Header::new(Kind::Reject, source, destination, message)).reason(reason);
         let is_cleared = frame.fill(&[]);
         let made = replace_head(&mut frame, 0, &mut self.head, key, moment);
         if !is_cleared || made.is_err() {
             // A REJECT is shorter than the shortest frame.
             return burst.pool.put(frame);
         }
-        let (to, listener, flow) = (asker.from, asker.listener, header.source.steer());
+        let (to, listener, flow) = (asker.from, asker.listener, source.steer());
         burst.tx.push(Tx { frame, to, listener, class: Class::Normal, flow, token: EXTRA });
     }
 }

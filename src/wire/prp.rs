@@ -163,6 +163,7 @@ impl Header {
     }
 
     /// The header at the front of a datagram; `None` below 48 bytes.
+    #[inline(always)]
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let head: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
         let [first, flags, hop_limit, header_words, rest @ ..] = head;
@@ -238,6 +239,7 @@ impl Message {
 ///
 /// # Errors
 /// The reason; [`Header::read`] still tells what can be answered.
+#[inline(always)]
 pub fn parse(bytes: &[u8]) -> Result<Message, Reason> {
     let header = Header::read(bytes).ok_or(Reason::Malformed)?;
     let payload_start = usize::from(header.header_words) * 4;
@@ -248,7 +250,9 @@ pub fn parse(bytes: &[u8]) -> Result<Message, Reason> {
         return Err(Reason::UnsupportedVersion);
     }
     let head = bytes.get(..payload_start).ok_or(Reason::Malformed)?;
-    let (options, critical_unknown) = Options::walk(head)?;
+    // Most have none: what is put together byte by byte stalls who reads it as a whole.
+    let none = (Options::default(), false);
+    let (options, critical_unknown) = if head.len() == HEADER_BYTES { none } else { Options::walk(head)? };
     let payload_end = match options.payload_length(bytes) {
         None => bytes.len(),
         Some(length) => payload_start + usize::from(length),

@@ -79,6 +79,25 @@ fn forwarders_are_measured_side_by_side() {
     }
 }
 
+/// Whatever arrived was compared here too.
+#[test]
+fn forwarding_is_measured_by_shape_and_by_shards() {
+    let folder = Folder::new();
+    let run = |options: &str| {
+        let report = folder.run(&format!("bench forward --users 2000 --rounds 1 --turn 40 {options} --json"));
+        report.ok();
+        let report = report.json();
+        assert_eq!((&report["bench"], &report["valid"]), (&"forward".into(), &true.into()), "{report}");
+        report["rows"].as_array().unwrap().clone()
+    };
+    let shapes = run("--matrix");
+    assert_eq!(shapes.len(), 2 * 3 * 2 * 2);
+    assert!(shapes.iter().all(|row| row["cpu_ns"].as_array().unwrap().len() == 4), "{shapes:?}");
+    let shards = run("--shards 1");
+    assert_eq!(shards.len(), 2);
+    assert!(shards.iter().all(|row| row["forwarded_per_s"].as_f64().unwrap() > 0.0), "{shards:?}");
+}
+
 /// Wrong answers would end the program.
 #[test]
 fn lookups_are_measured_and_drawn_by_size() {
@@ -106,6 +125,8 @@ fn what_cannot_be_measured_is_refused() {
     folder.run("bench forward --peer nginx=127.0.0.1:9").wrong("NAME=ADDRESS/PID");
     folder.run("bench forward --peer nginx=127.0.0.1:9/0").wrong("no process 0");
     folder.run("bench forward --users 10 --only nobody").wrong("--only");
+    folder.run("bench forward --users 10 --shards 1024").wrong("each shard needs one of its own");
+    folder.run("bench forward --matrix --hops 2").wrong("--hops");
     folder.run("bench register --users 0").wrong("--users");
     folder.run("bench register --rate 0").wrong("above 0");
     folder.run("bench register --folder absent").wrong("absent");

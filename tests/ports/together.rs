@@ -19,6 +19,8 @@ on_both_ports! {
     a_burst_to_one_hop_leaves_as_one
     sizes_and_hops_mix_and_flows_keep_their_order
     where_coalescing_is_off_nothing_is_coalesced
+    a_lone_datagram_waits_for_no_company
+    large_and_small_come_in_turns
 }
 
 /// Sends datagrams of these sizes, numbered, as few times as can be; says how often.
@@ -55,6 +57,43 @@ fn what_came_as_one_is_a_row_each(open: Open) {
         shard.burst.clear_rows();
     }
     assert_eq!(shard.port.counts().receives, 3);
+    sender.close();
+    shard.close();
+}
+
+/// A port that says that there is more has its shard wait for it.
+fn a_lone_datagram_waits_for_no_company(open: Open) {
+    let Some(mut shard) = Shard::new(open, &[LOOPBACK], 256) else { return };
+    let sender = peer(shard.addrs[0]);
+    for _ in 0..3 {
+        sender.send(b"alone").unwrap();
+        shard.rows();
+        assert!(!shard.port.more());
+        assert_eq!(shard.echo(), 1);
+        let mut answer = [0; 16];
+        assert_eq!(sender.recv(&mut answer).unwrap(), 5);
+    }
+    shard.close();
+}
+
+/// How much is lent to the kernel follows what comes.
+fn large_and_small_come_in_turns(open: Open) {
+    let Some(mut shard) = Shard::new(open, &[LOOPBACK], 256) else { return };
+    let mut sender = Shard::new(plain, &[LOOPBACK], 256).unwrap();
+    let to = shard.addrs[0];
+    for _ in 0..8 {
+        // Three of 57 600 bytes, then each alone.
+        let large = send(&mut sender, to, &[900; 3 * 64]);
+        let small = (1..=20).map(|size| send(&mut sender, to, &[size + 4])).sum::<u64>();
+        assert_eq!((large, small), (3, 20));
+        let mut received = 0;
+        while received < 3 * 64 + 20 {
+            shard.rows();
+            received += shard.burst.rows.len();
+            shard.burst.clear_rows();
+        }
+        assert_eq!(received, 3 * 64 + 20);
+    }
     sender.close();
     shard.close();
 }

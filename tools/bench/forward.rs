@@ -15,7 +15,9 @@
 mod bare;
 mod forwarder;
 mod load;
+mod matrix;
 mod operator;
+mod scale;
 mod search;
 mod sink;
 mod sockets;
@@ -23,6 +25,7 @@ mod sockets;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -30,6 +33,7 @@ use pushplane::clock::Clock;
 use pushplane::id::Endpoint;
 use pushplane::net::{allowed_cpus, pin};
 use serde_json::json;
+use tempfile::TempDir;
 
 use self::forwarder::{Forwarder, Named};
 use self::load::{Load, Paced};
@@ -50,7 +54,10 @@ use crate::{Stop, common};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   pushplane bench forward
+  pushplane bench forward --rounds 10 --turn 1000                  # what is to be published
   pushplane bench forward --hops 1000 --payload 256 --senders 64 --tunnel plain
+  pushplane bench forward --matrix --rounds 2                      # every size, shape and tunnel, in two minutes
+  pushplane bench forward --shards 1,2,4,8                         # by the number of cores
   pushplane bench forward --sink 127.2.0.1:19000 --peer nginx=127.0.0.1:18000/4711     # tools/peers/forward.sh does so")]
 pub(crate) struct Args {
     /// Users of the tables
@@ -71,8 +78,8 @@ pub(crate) struct Args {
     /// Rounds, in each of which every forwarder has its turn; the best counts
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// How long each turn is measured, milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    /// How long each turn is measured, milliseconds; trials take half of it, turns of --matrix a quarter
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     turn: u64,
     /// Datagrams a second at which latency is measured
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -86,6 +93,13 @@ pub(crate) struct Args {
     /// Measure only forwarders whose names have this in them
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
+    /// Instead: CPU time for payloads of 64 and 256 bytes, 1, 16 and 1000 next hops, 1 and 64 senders, vxlan and plain
+    #[arg(long, conflicts_with_all = ["peer", "only", "plots", "shards", "payload", "hops", "senders", "tunnel"])]
+    matrix: bool,
+    /// Instead: CPU time and rate of a server with so many shards, a CPU each, like 1,2,4
+    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(conflicts_with_all = ["peer", "only", "plots"])]
+    shards: Vec<u16>,
     /// Draw the part that was lost by the rate as loss.svg and the latency by percentile as latency.svg in this
     /// directory, and keep the raw histograms as latency.hlog
     #[arg(long, value_name = "DIR")]
@@ -99,30 +113,79 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     if let Some(plots) = &args.plots {
         plot::folder(plots)?;
     }
-    let clock = Clock::start();
-    let cpus = allowed_cpus();
-    let (Some(&first), Some(&last)) = (cpus.first(), cpus.last()) else {
-        return Err(Stop::Failed("no CPU is allowed to this process".to_owned()));
-    };
-    let folder =
-        tempfile::tempdir().map_err(|error| Stop::Failed(format!("no temporary folder: {error}")))?;
-    let sink = Sink::open(args.sink, args.hops, clock)?;
+    let bed = Bed::new()?;
+    match () {
+        () if args.matrix => matrix::run(args, &bed),
+        () if !args.shards.is_empty() => scale::run(args, &bed),
+        () => side_by_side(args, &bed),
+    }
+}
+
+/// What every measurement stands on.
+struct Bed {
+    clock: Clock,
+    /// That this process may use, at least one.
+    cpus: &'static [usize],
+    /// Where servers have their files.
+    folder: TempDir,
+}
+
+impl Bed {
+    fn new() -> Result<Self, Stop> {
+        let cpus = allowed_cpus();
+        if cpus.is_empty() {
+            return Err(Stop::Failed("no CPU is allowed to this process".to_owned()));
+        }
+        let folder =
+            tempfile::tempdir().map_err(|error| Stop::Failed(format!("no temporary folder: {error}")))?;
+        Ok(Self { clock: Clock::start(), cpus, folder })
+    }
+
+    /// Where the forwarder runs.
+    fn first(&self) -> usize {
+        self.cpus[0]
+    }
+
+    /// Where generator and sink run.
+    fn last(&self) -> usize {
+        self.cpus[self.cpus.len() - 1]
+    }
+
+    /// Runs this on a thread of the last CPU: servers that are started later inherit nothing of that.
+    fn on_last(&self, run: impl FnOnce() -> Result<(), Stop> + Send) -> Result<(), Stop> {
+        let pinned = || {
+            let _ = pin(self.last());
+            run()
+        };
+        let ended = thread::scope(|scope| scope.spawn(pinned).join());
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// Every forwarder with one load.
+fn side_by_side(args: &Args, bed: &Bed) -> Result<(), Stop> {
+    let clock = bed.clock;
+    let mut sink = Sink::open(args.sink, args.hops, clock)?;
     let size = Size { users: args.users, hops: args.hops, payload: args.payload.into() };
-    let mut operator = Operator::new(folder.path(), size, args.tunnel, sink.first());
-    let forwarders = forwarder::all(&mut operator, &sink, &args.peer, first, clock, args.only.as_deref())?;
+    let mut operator = Operator::new(bed.folder.path(), size, args.tunnel, sink.first());
+    let forwarders =
+        forwarder::all(&mut operator, &sink, &args.peer, bed.first(), clock, args.only.as_deref())?;
     if forwarders.is_empty() {
         return Err(Stop::Wrong("--only: no forwarder has a name like that".to_owned()));
     }
     // Threads that were started so far have their own CPU; this one and the generator share the last.
-    let _ = pin(last);
+    let generators = [bed.last()];
+    let _ = pin(bed.last());
     let load = Load::new(&operator, args.senders, clock)?;
-    let mut bench = Bench { args, operator: &operator, sink, load };
+    let turn = Duration::from_millis(args.turn);
+    let (operator, sink, generators) = (&operator, &mut sink, &generators);
+    let mut bench = Bench { turn, operator, sink, load, generators };
     let mut measured: Vec<Measured> = forwarders.iter().map(|_| Measured::default()).collect();
     let turns = u64::from(args.rounds) * forwarders.len() as u64;
     let progress = common::Progress::of("forwarding", turns);
     for turn in 0..turns {
         let at = (turn % forwarders.len() as u64) as usize;
-        bench.turn(&forwarders[at], &mut measured[at])?;
+        bench.turn(&forwarders[at], args.rate, &mut measured[at])?;
         progress.reach(turn + 1);
     }
     drop(progress);
@@ -229,10 +292,12 @@ fn free_address() -> Result<Endpoint, Stop> {
 }
 
 struct Bench<'a> {
-    args: &'a Args,
+    turn: Duration,
     operator: &'a Operator,
-    sink: Sink,
+    sink: &'a mut Sink,
     load: Load,
+    /// The CPUs that send.
+    generators: &'a [usize],
 }
 
 /// The parts of the partial-drop rate at which latency is measured.
@@ -305,15 +370,15 @@ impl Default for Measured {
 
 impl Bench<'_> {
     /// A forwarder's turn of a round.
-    fn turn(&mut self, forwarder: &Forwarder, measured: &mut Measured) -> Result<(), Stop> {
-        self.load.aim(forwarder.address)?;
+    fn turn(&mut self, forwarder: &Forwarder, rate: u64, measured: &mut Measured) -> Result<(), Stop> {
         if !forwarder.spins {
             let (cpu_ns, rate_per_s) = self.flood(forwarder, &mut measured.tally)?;
             measured.cpu_rounds_ns.push(cpu_ns);
             measured.cpu_ns = measured.cpu_ns.min(cpu_ns);
             measured.rate_per_s = measured.rate_per_s.max(rate_per_s);
         }
-        let (paced, arrived) = self.paced(forwarder, self.args.rate, 1);
+        self.load.aim(forwarder.address)?;
+        let (paced, arrived) = self.paced(forwarder, rate, 1, self.turn);
         let latency = Percentiles::of(&arrived.latency);
         let tally = &mut measured.tally;
         tally.planned += paced.sent;
@@ -331,23 +396,30 @@ impl Bench<'_> {
 
     /// CPU time a datagram under a flood, and how many were forwarded a second.
     fn flood(&mut self, forwarder: &Forwarder, tally: &mut Tally) -> Result<(f64, f64), Stop> {
-        let Self { args, operator, sink, load } = self;
+        let Self { turn, operator, sink, load, generators } = self;
+        load.aim(forwarder.address)?;
         let stop = AtomicBool::new(false);
         sink.begin();
-        let result = std::thread::scope(|scope| {
-            scope.spawn(|| load.flood(&stop));
+        let result = thread::scope(|scope| {
+            for (part, &cpu) in generators.iter().enumerate() {
+                let (load, stop, parts) = (&*load, &stop, generators.len());
+                scope.spawn(move || {
+                    let _ = pin(cpu);
+                    load.flood((part, parts), stop)
+                });
+            }
             let mut watch = |length: Duration| -> Result<Seen, Stop> {
                 let end = sink.clock.now().mono_ns + length.as_nanos() as u64;
                 while sink.clock.now().mono_ns < end {
                     if !sink.turn(operator, forwarder.form, false) {
-                        std::thread::yield_now();
+                        thread::yield_now();
                     }
                 }
                 let at_hops = sink.arrived.datagrams + sink.kernel_drops();
                 let forwarded = forwarder.forwarded()?.unwrap_or(at_hops);
                 Ok(Seen { forwarded, cpu_ns: forwarder.cpu_ns(), ns: sink.clock.now().mono_ns })
             };
-            let seen = watch(WARM).and_then(|before| Ok((before, watch(Duration::from_millis(args.turn))?)));
+            let seen = watch(WARM).and_then(|before| Ok((before, watch(*turn)?)));
             stop.store(true, Ordering::Relaxed);
             seen
         });
@@ -359,10 +431,15 @@ impl Bench<'_> {
     }
 
     /// What arrives of a schedule.
-    fn paced(&mut self, forwarder: &Forwarder, rate: u64, together: usize) -> (Paced, Arrived) {
-        let Self { args, operator, sink, load } = self;
+    fn paced(
+        &mut self,
+        forwarder: &Forwarder,
+        rate: u64,
+        together: usize,
+        length: Duration,
+    ) -> (Paced, Arrived) {
+        let Self { operator, sink, load, .. } = self;
         sink.begin();
-        let length = Duration::from_millis(args.turn);
         let paced = load.paced(rate, together, length, sink, operator, forwarder.form);
         (paced, sink.take())
     }
@@ -375,7 +452,8 @@ impl Bench<'_> {
         let mut search = Search::between(rate_per_s / 100.0, rate_per_s * 2.0, TRIALS);
         for loss_max in [LOSS_MAX, 0.0] {
             while let Some(rate) = search.next(loss_max) {
-                let (paced, arrived) = self.paced(forwarder, rate as u64, load::together(rate as u64));
+                let together = load::together(rate as u64);
+                let (paced, arrived) = self.paced(forwarder, rate as u64, together, self.turn / 2);
                 let lost = paced.sent.saturating_sub(arrived.datagrams) as f64 / paced.sent.max(1) as f64;
                 measured.tally.valid &= arrived.wrong == 0;
                 search.tried(rate, paced.sent as f64 / (paced.ns as f64 / 1e9), lost);
@@ -386,7 +464,7 @@ impl Bench<'_> {
         for LoadLevel { part, .. } in &LOADS {
             let rate = (measured.pdr_per_s * part) as u64;
             if rate > 0 {
-                let (_, arrived) = self.paced(forwarder, rate, load::together(rate));
+                let (_, arrived) = self.paced(forwarder, rate, load::together(rate), self.turn);
                 measured.loaded.push(Percentiles::of(&arrived.latency));
             }
         }

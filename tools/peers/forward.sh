@@ -2,7 +2,10 @@
 # What forwarding costs pushplane and its peers, in one run: `bench forward`, which brings the bare loops (recvmmsg and
 # sendmmsg, io_uring) with it, and the forwarders that are started here, on the CPU that the bench gives each of its own.
 # Needs a release build; a peer that is not installed (apt-get install nginx-light libnginx-mod-stream; cargo install
-# quilkin) is left out, and said so.
+# quilkin --version 0.10.0) is left out, and said so.
+#
+# The best of all rounds counts, and each turn begins with a flood that is not measured, in which sessions are made and
+# buffers grow; nginx and quilkin need some five rounds before their figures settle. All have the same socket buffers.
 #
 #   tools/peers/forward.sh [--hops N] [--json] [any other option of `pushplane bench forward`]
 set -euo pipefail
@@ -50,7 +53,7 @@ nginx_forwarder() { # name, port, lines
     echo "events { worker_connections 65536; }"
     echo "stream { upstream hops {"
     for ((server = 0; server < hops; server++)); do echo "server $(hop $server);"; done
-    echo "} server { listen 127.0.0.1:$2 udp; proxy_pass hops; $3 } }"
+    echo "} server { listen 127.0.0.1:$2 udp rcvbuf=1m sndbuf=1m; proxy_pass hops; $3 } }"
   } >"$folder/conf"
   taskset -c "$cpu" nginx -p "$folder" -c "$folder/conf" 2>"$folder/err" &
   started+=($!)
@@ -81,12 +84,17 @@ fi
 
 if ! command -v quilkin >/dev/null; then
   echo "quilkin is not installed: left out" >&2
-elif ! quilkin proxy --help 2>/dev/null | grep -q -- '--to'; then
-  echo "this quilkin has no \"proxy --to\": left out" >&2
+elif ! quilkin --help 2>/dev/null | grep -q -- '--service.udp.workers'; then
+  echo "this quilkin has no \"--service.udp.workers\", as 0.10 has: left out" >&2
 else
-  to=()
-  for ((server = 0; server < hops; server++)); do to+=(--to "$(hop $server)"); done
-  taskset -c "$cpu" quilkin proxy --port 18003 "${to[@]}" >"$work/quilkin" 2>&1 &
+  # Without a filter each datagram goes to every next hop; its balancer takes them in turn, which costs less than a lookup.
+  {
+    printf 'version: v1alpha1\nfilters:\n  - name: quilkin.filters.load_balancer.v1alpha1.LoadBalancer\n'
+    printf '    config:\n      policy: ROUND_ROBIN\nclusters:\n  - endpoints:\n'
+    for ((server = 0; server < hops; server++)); do printf '      - address: %s\n' "$(hop $server)"; done
+  } >"$work/quilkin.yaml"
+  taskset -c "$cpu" quilkin --config="$work/quilkin.yaml" --admin.address=127.0.0.1:18004 \
+    --service.udp --service.udp.port=18003 --service.udp.workers=1 >"$work/quilkin" 2>&1 &
   started+=($!)
   await quilkin 18003 $! "$work/quilkin"
 fi

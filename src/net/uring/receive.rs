@@ -51,9 +51,10 @@ impl Receiving {
         receiving
     }
 
-    /// Whether the kernel has no buffer: a receive that is armed now ends at once.
+    /// Whether the kernel has so few buffers that a receive which is armed now soon ends again. Armed as soon as there
+    /// is one, it would end after each under a flood: a call more for every burst. What is not lent is dealt first.
     pub(super) const fn is_starved(&self) -> bool {
-        self.lent == 0
+        self.lent < BUFFERS / 2
     }
 
     /// Whether datagrams wait for rows.

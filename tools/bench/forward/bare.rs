@@ -41,6 +41,26 @@ pub(super) enum Way {
     Coalesced,
 }
 
+impl Way {
+    pub(super) const ALL: [Self; 3] = [Self::Batches, Self::Segments, Self::Coalesced];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Batches => "recvmmsg_sendmmsg",
+            Self::Segments => "io_uring_segment",
+            Self::Coalesced => "io_uring_gro_segment",
+        }
+    }
+
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Batches => "a bare loop of recvmmsg and sendmmsg, no lookup",
+            Self::Segments => "a bare io_uring with UDP_SEGMENT, no lookup",
+            Self::Coalesced => "a bare io_uring with UDP_GRO and UDP_SEGMENT, no lookup",
+        }
+    }
+}
+
 /// A bare forwarder on a thread of its own.
 pub(super) struct Bare {
     pub(super) address: Endpoint,

@@ -73,29 +73,19 @@ pub(super) fn all(
     }
     let is_wanted = |name: &str| only.is_none_or(|only| name.contains(only));
     let mut all = Vec::new();
-    for (name, way, what) in [
-        ("recvmmsg_sendmmsg", Way::Batches, "a bare loop of recvmmsg and sendmmsg, no lookup"),
-        ("io_uring_segment", Way::Segments, "a bare io_uring with UDP_SEGMENT, no lookup"),
-        ("io_uring_gro_segment", Way::Coalesced, "a bare io_uring with UDP_GRO and UDP_SEGMENT, no lookup"),
-    ] {
-        if is_wanted(name) && (way == Way::Batches || refused.is_none()) {
-            let bare = Bare::start(way, &sink.hops(), cpu)?;
-            let (address, what) = (bare.address, what.to_owned());
-            all.push(Forwarder { name, what, address, form: Form::Bare, spins: false, who: Who::Bare(bare) });
+    for way in Way::ALL {
+        if is_wanted(way.name()) && (way == Way::Batches || refused.is_none()) {
+            all.push(bare(way, sink, cpu)?);
         }
     }
     for (name, lines, what) in [
         ("pushplane", "io = \"io_uring\"", "serve"),
-        ("pushplane_send", "io = \"io_uring\"\ncoalesce = \"send\"", "serve, receiving one by one"),
+        ("pushplane_send", ONE_BY_ONE, "serve, receiving one by one"),
         ("pushplane_sockets", "io = \"socket\"", "serve over plain sockets"),
         ("pushplane_spin", "io = \"io_uring\"\nspin = 1000000", "serve, spinning"),
     ] {
         if is_wanted(name) && (lines.contains("socket") || refused.is_none()) {
-            let address = super::free_address()?;
-            let config = operator.configure(name, address, &format!("shards = [{cpu}]\n{lines}"))?;
-            let who = Who::Served(Served::start(&config, clock)?);
-            let (what, spins) = (what.to_owned(), name.ends_with("spin"));
-            all.push(Forwarder { name, what, address, form: operator.form, spins, who });
+            all.push(serve(operator, (name, what), &[cpu], lines, clock)?);
         }
     }
     operator.settle();
@@ -106,6 +96,31 @@ pub(super) fn all(
         all.push(Forwarder { name, what, address: *address, form: Form::Bare, spins: false, who });
     }
     Ok(all)
+}
+
+/// How `serve` receives where senders do not batch.
+pub(super) const ONE_BY_ONE: &str = "coalesce = \"send\"";
+
+/// A bare forwarder on this CPU.
+pub(super) fn bare(way: Way, sink: &Sink, cpu: usize) -> Result<Forwarder, Stop> {
+    let bare = Bare::start(way, &sink.hops(), cpu)?;
+    let (name, what, address) = (way.name(), way.text().to_owned(), bare.address);
+    Ok(Forwarder { name, what, address, form: Form::Bare, spins: false, who: Who::Bare(bare) })
+}
+
+/// `serve` under this name, which is so in words: a shard on each of these CPUs, and these lines in its configuration.
+pub(super) fn serve(
+    operator: &mut Operator,
+    (name, what): (&'static str, &str),
+    cpus: &[usize],
+    lines: &str,
+    clock: Clock,
+) -> Result<Forwarder, Stop> {
+    let address = super::free_address()?;
+    let config = operator.configure(name, address, &format!("shards = {cpus:?}\n{lines}"))?;
+    let who = Who::Served(Served::start(&config, clock)?);
+    let (what, spins) = (what.to_owned(), name.ends_with("spin"));
+    Ok(Forwarder { name, what, address, form: operator.form, spins, who })
 }
 
 impl Forwarder {

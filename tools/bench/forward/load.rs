@@ -60,10 +60,12 @@ impl Load {
         self.senders.iter().try_for_each(connect).map_err(failed)
     }
 
-    /// Sends as fast as it goes until told to stop. A full buffer is no fault of anybody's.
-    pub(super) fn flood(&self, stop: &AtomicBool) {
+    /// Sends as fast as it goes until told to stop, as one of so many generators: each with senders of its own. A full
+    /// buffer is no fault of anybody's.
+    pub(super) fn flood(&self, (part, parts): (usize, usize), stop: &AtomicBool) {
         let together = self.pushes.chunks_exact(TOGETHER * self.push_bytes).cycle();
-        for (pushes, sender) in together.zip(self.senders.iter().cycle()) {
+        let own = self.senders.iter().skip(part).step_by(parts).cycle();
+        for (pushes, sender) in together.zip(own) {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
