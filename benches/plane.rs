@@ -174,9 +174,10 @@ impl Lab {
         let mut writer = site.shared.live_writer().unwrap();
         live.for_each(|n| writer.apply(&binding(n)).unwrap());
         let image = Image::build(&rib(rows, at(TO_VXLAN), at(TO_PLAIN))).unwrap();
+        let tables = Tables::new(image, 1, "home", None).beside(site.shared.live());
         Self {
             site,
-            tables: Tables::new(image, 1, "home", None),
+            tables,
             plane: Plane::new(limits.frames),
             decider: Plane::new(limits.frames),
             burst: Burst::new(FramePool::new(limits.frames, limits.datagram_max)),

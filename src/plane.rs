@@ -76,7 +76,7 @@ impl Shared {
     }
 
     /// What terminals changed.
-    pub fn live(&self) -> &LiveBindings {
+    pub fn live(&self) -> &Arc<LiveBindings> {
         &self.live
     }
 

@@ -186,9 +186,9 @@ impl Server {
             )));
         }
         let facts = facts(&tables, 0);
-        // The last readers are the controller's and the fan-out's.
-        let (publisher, mut readers) = publish(tables, cpus.len() + 2);
         let shared = Arc::new(Shared::new(&config.limits, cpus.len(), seed));
+        // The last readers are the controller's and the fan-out's.
+        let (publisher, mut readers) = publish(tables.beside(shared.live()), cpus.len() + 2);
         let state = Arc::new(State {
             shard_cpus: cpus.clone(),
             boards: cpus.iter().map(|_| Arc::new(Board::default())).collect(),
@@ -359,7 +359,7 @@ impl Server {
             return Err(StartError(format!("the new tables have no server named \"{}\"", self.config.name)));
         }
         let mut new = facts(&tables, 0);
-        self.tables.publish(tables);
+        self.tables.publish(tables.beside(self.state.shared.live()));
         new.retired = self.tables.reclaim();
         *self.state.facts() = new;
         Ok(generation)

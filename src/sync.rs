@@ -4,13 +4,13 @@
 #[cfg(not(pushplane_loom))]
 pub(crate) use std::sync::{
     Arc,
-    atomic::{AtomicPtr, AtomicU64, Ordering, fence},
+    atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 #[cfg(pushplane_loom)]
 pub(crate) use loom::sync::{
     Arc,
-    atomic::{AtomicPtr, AtomicU64, Ordering, fence},
+    atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 /// Words that one thread writes and any number read, all of one moment: a sequence lock over atomics,
@@ -69,6 +69,12 @@ impl<const N: usize> Seqlock<N> {
     pub fn is_at(&self, version: u64) -> bool {
         fence(Ordering::Acquire);
         self.version.load(Ordering::Relaxed) == version
+    }
+
+    /// Whether the first words are these, whatever the writer is at.
+    #[inline(always)]
+    pub fn begins_with<const M: usize>(&self, values: [u64; M]) -> bool {
+        self.words.iter().zip(values).all(|(word, value)| word.load(Ordering::Relaxed) == value)
     }
 
     /// All words of one moment.

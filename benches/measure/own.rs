@@ -35,6 +35,8 @@ pub(crate) struct World {
 /// A site at which some users have registered.
 struct Registered {
     site: Site,
+    /// Those of the world, beside what is registered.
+    tables: Tables,
     writer: LiveWriter,
     count: u64,
 }
@@ -92,8 +94,8 @@ impl World {
 
     /// What the plane does between a message and its gateway, for a whole burst: the sum of the answers.
     #[inline(never)]
-    pub(crate) fn resolve(&self, site: &Site, ids: &[PushId]) -> u64 {
-        let moment = Moment::new(site, &self.tables, NOW);
+    pub(crate) fn resolve(&self, site: &Site, tables: &Tables, ids: &[PushId]) -> u64 {
+        let moment = Moment::new(site, tables, NOW);
         let mut keys = [Key::default(); BURST_MAX];
         let keys = &mut keys[..ids.len()];
         for (key, id) in keys.iter_mut().zip(ids) {
@@ -102,7 +104,7 @@ impl World {
         }
         let mut allowed = 0u64;
         for (train, _) in ids.chunks(TRAIN).enumerate() {
-            let app = self.tables.app(APP);
+            let app = tables.app(APP);
             let passes = app.is_some_and(|app| app.in_sources(self.senders[train % SENDERS]));
             allowed |= (u64::from(passes) * ((1 << TRAIN) - 1)) << (train * TRAIN);
         }
@@ -111,12 +113,19 @@ impl World {
         }
         if moment.has_live() {
             for key in keys.iter_mut() {
-                moment.prefetch_owner(key);
+                moment.prefetch_live(key);
+            }
+            let mut strangers = false;
+            for key in keys.iter_mut() {
+                strangers |= moment.prefetch_rest(key);
+            }
+            if strangers {
+                keys.iter_mut().for_each(|key| moment.prefetch_stranger(key));
             }
         }
         let mut sum = 0u64;
         for (place, (key, id)) in keys.iter().zip(ids).enumerate() {
-            if allowed >> place & 1 == 0 || moment.route(*id) != self.tables.own() {
+            if allowed >> place & 1 == 0 || moment.route(*id) != tables.own() {
                 continue;
             }
             moment.each(key, |known| {
@@ -134,7 +143,7 @@ impl World {
 
     /// Resolves all of these while nothing is registered.
     pub(crate) fn all(&self, ids: &[PushId]) -> u64 {
-        in_bursts(ids, |ids| self.resolve(&self.site, ids))
+        in_bursts(ids, |ids| self.resolve(&self.site, &self.tables, ids))
     }
 }
 
@@ -179,12 +188,16 @@ impl Live {
         for n in 0..count {
             writer.apply(&bind(n)).map_err(|full| full.to_string())?;
         }
-        Ok(Self { world: population.world(), registered: Registered { site, writer, count } })
+        let world = population.world();
+        let tables = Tables::new(Arc::clone(world.tables.image()), 1, "home", None);
+        let tables = tables.beside(site.shared.live());
+        Ok(Self { world, registered: Registered { site, tables, writer, count } })
     }
 
     /// Resolves all of these.
     pub(crate) fn all(&self, ids: &[PushId]) -> u64 {
-        in_bursts(ids, |ids| self.world.resolve(&self.registered.site, ids))
+        let Registered { site, tables, .. } = &self.registered;
+        in_bursts(ids, |ids| self.world.resolve(site, tables, ids))
     }
 }
 
@@ -194,14 +207,16 @@ impl Contestant<Users> for Live {
     }
 
     fn beside_writer(&mut self, questions: &Users) -> Option<Beside> {
-        let Self { world, registered: Registered { site, writer, count } } = self;
+        let Self { world, registered: Registered { site, tables, writer, count } } = self;
         let mut k = 0u64;
         let write = || {
             k += 1;
             let n = (u128::from(mix(k)) * u128::from(*count)) >> 64;
             assert!(writer.apply(&bind(n as u64)).is_ok());
         };
-        Some(Beside::of(write, || Run::of(|| in_bursts(&questions.ids, |ids| world.resolve(site, ids)))))
+        Some(Beside::of(write, || {
+            Run::of(|| in_bursts(&questions.ids, |ids| world.resolve(site, tables, ids)))
+        }))
     }
 }
 

@@ -14,17 +14,25 @@ const NETWORK_REQUESTED: u8 = 2;
 impl Plane {
     pub(super) fn resolve(&mut self, moment: &Moment<'_>, burst: &Burst, trace: &mut impl Trace) {
         let is_pending = |cell: &&mut Cell| cell.verdict == Verdict::Pending;
-        // 1. The index buckets have arrived: start the lines.
+        // Step by step what is needed is brought near, each over the whole burst …
         for cell in self.cells.iter_mut().filter(is_pending) {
             moment.prefetch_lines(&mut cell.key);
         }
-        // 2. The lines have arrived: start whose the addresses in them are, where that may have changed.
         if moment.has_live() {
             for cell in self.cells.iter_mut().filter(is_pending) {
-                moment.prefetch_owner(&mut cell.key);
+                moment.prefetch_live(&mut cell.key);
+            }
+            let mut strangers = false;
+            for cell in self.cells.iter_mut().filter(is_pending) {
+                strangers |= moment.prefetch_rest(&mut cell.key);
+            }
+            if strangers {
+                for cell in self.cells.iter_mut().filter(is_pending) {
+                    moment.prefetch_stranger(&mut cell.key);
+                }
             }
         }
-        // 3. Decide.
+        // … and decided.
         for (at, (cell, row)) in self.cells.iter_mut().zip(&burst.rows).enumerate() {
             cell.first_send = self.sends.len();
             let (Verdict::Pending, Read::Message(message), Some(frame)) =

@@ -6,12 +6,19 @@
 //! somebody else's live binding: delivery needs both directions to agree. A lent Push ID leads to the terminals of
 //! whom it is lent to.
 //!
-//! With no live entry at all, which is asked once a burst, nothing of this costs more than a branch.
+//! With no live entry at all, which is asked once a burst, nothing of this costs more than a branch. Else an
+//! [`Overlay`] says by the place of a user's row whether the live tables know nothing of it, or all; only where both
+//! have something to say are both asked.
+//!
+//! A burst looks in steps, each over all of its messages, so that what one step asks memory for has come when the next
+//! one needs it: [`Moment::prefetch`], [`Moment::prefetch_lines`], and while something is live
+//! [`Moment::prefetch_live`] and [`Moment::prefetch_rest`].
 
 use super::{Site, Terminal};
 use crate::clock::Now;
 use crate::id::{Endpoint, Imsi, PushId};
 use crate::table::binding::{Bindings, Line};
+use crate::table::live::overlay::{Over, Overlay};
 use crate::table::live::{Hint, LiveBindings, LiveLine, Of};
 use crate::table::lpm::Trie;
 use crate::table::{Segments, Tables};
@@ -26,22 +33,28 @@ pub struct Moment<'a> {
     pub(super) own: Option<Endpoint>,
     /// None when nothing is registered, released or lent.
     live: Option<&'a LiveBindings>,
+    /// What is live, by the places of users.
+    overlay: Option<&'a Overlay>,
     bindings: Bindings<'a>,
     prefixes: Trie<'a>,
     segments: Segments<'a>,
 }
 
 /// A user and where to look for it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     user: PushId,
+    /// What live entries are found by: [`Moment::live_hash`] knows.
     live_hash: u64,
     row_hash: u64,
     /// The line that the user's first row is in, if it is in any: [`Moment::prefetch_lines`] knows.
     place: usize,
+    /// What is live of whose row stands there.
+    over: Over,
     /// What it saw of live entries.
     hint: Hint,
-    /// What the live owner of that row's private address would be found by: [`Moment::prefetch_owner`] knows.
+    /// What the live owner of that row's private address would be found by: [`Moment::prefetch_live`] or
+    /// [`Moment::prefetch_rest`] knows.
     owner_hash: u64,
 }
 
@@ -78,48 +91,124 @@ impl<'a> Moment<'a> {
     /// What is there now.
     pub fn new(site: &'a Site, tables: &'a Tables, now: Now) -> Self {
         let live = Some(&*site.shared.live).filter(|live| !live.is_empty());
+        let overlay = live.and_then(|_| tables.overlay(&site.shared.live));
         let (bindings, prefixes, segments) =
             (tables.arrays().bindings(), tables.prefixes(), tables.segments());
         let own = tables.own().map(|own| tables.server_address(own));
-        Self { site, tables, now, own, live, bindings, prefixes, segments }
+        Self { site, tables, now, own, live, overlay, bindings, prefixes, segments }
     }
 
     /// Where to look for this user.
     #[inline(always)]
     pub fn key(&self, user: PushId) -> Key {
         let row_hash = self.bindings.hash(user);
-        let live_hash = self.live.map_or(0, |live| live.hash(user));
-        Key { user, live_hash, row_hash, place: UNKNOWN, hint: Hint::Unknown, owner_hash: NO_HASH }
+        // Few need it where there is an overlay.
+        let live_hash = match (self.live, self.overlay) {
+            (Some(live), None) => live.hash(user),
+            _ => NO_HASH,
+        };
+        Key { user, live_hash, row_hash, ..Key::UNSEEN }
     }
 
     /// Starts to bring near where the user would be found.
     #[inline(always)]
     pub fn prefetch(&self, key: &Key) {
         self.bindings.prefetch(key.row_hash);
-        if let Some(live) = self.live {
+        if let (Some(live), None) = (self.live, self.overlay) {
             live.prefetch(key.live_hash);
             self.tables.prefetch_keyed(key.row_hash);
         }
     }
 
-    /// The second step, when what [`Moment::prefetch`] asked for has arrived: the lines.
+    /// The second step: the line of the user, or what says whether it is needed.
     #[inline(always)]
     pub fn prefetch_lines(&self, key: &mut Key) {
         key.place = self.bindings.place(key.row_hash);
-        if let Some(live) = self.live {
+        match (self.live, self.overlay) {
+            (None, _) => self.bindings.prefetch_line(key.place),
+            (Some(_), Some(overlay)) => overlay.prefetch(key.place),
+            (Some(live), None) => {
+                self.bindings.prefetch_line(key.place);
+                key.hint = live.hint(key.live_hash);
+            }
+        }
+    }
+
+    /// The third step, needed only when something is live: what is to be read of this user.
+    #[inline(always)]
+    pub fn prefetch_live(&self, key: &mut Key) {
+        match (self.live, self.overlay) {
+            (Some(live), Some(overlay)) => {
+                key.over = overlay.at(key.place);
+                if let Over::Slot(slot) = key.over {
+                    live.prefetch_slot(slot);
+                    self.tables.prefetch_keyed(key.row_hash);
+                } else {
+                    self.bindings.prefetch_line(key.place);
+                    if key.over == Over::Ask {
+                        self.prefetch_asked(live, key);
+                    }
+                }
+            }
+            (Some(live), None) => self.prefetch_owner(live, key),
+            (None, _) => {}
+        }
+    }
+
+    /// The fourth step, needed only when something is live: of those who must be looked for among what is live. True:
+    /// so must this one, and [`Moment::prefetch_stranger`] is needed.
+    #[inline(always)]
+    pub fn prefetch_rest(&self, key: &mut Key) -> bool {
+        let (Some(live), Some(_)) = (self.live, self.overlay) else { return false };
+        let is_stranger = match key.over {
+            Over::Nothing => self.bindings.at(key.user, key.place).is_none(),
+            Over::Slot(slot) => !live.may_be_of(slot, key.user),
+            Over::Ask => {
+                key.hint = live.hint(key.live_hash);
+                self.prefetch_owner(live, key);
+                false
+            }
+        };
+        if is_stranger {
+            key.over = Over::Ask;
+            self.prefetch_asked(live, key);
+        }
+        is_stranger
+    }
+
+    /// The last step, needed only by a user who has no row where there are rows of others.
+    #[inline]
+    pub fn prefetch_stranger(&self, key: &mut Key) {
+        if let Some(live) = self.live.filter(|_| key.over == Over::Ask && key.hint == Hint::Unknown) {
             key.hint = live.hint(key.live_hash);
         }
     }
 
-    /// The third step, needed only when something is live, and not of this user: whose the row's address is.
+    /// The bucket that the live tables would have this user in.
     #[inline]
-    pub fn prefetch_owner(&self, key: &mut Key) {
-        let Some(live) = self.live.filter(|_| key.hint == Hint::None) else { return };
+    fn prefetch_asked(&self, live: &LiveBindings, key: &mut Key) {
+        key.live_hash = live.hash(key.user);
+        live.prefetch(key.live_hash);
+        self.tables.prefetch_keyed(key.row_hash);
+    }
+
+    /// The bucket that would have the owner of the row's address, if its user is not live itself.
+    #[inline]
+    fn prefetch_owner(&self, live: &LiveBindings, key: &mut Key) {
+        if key.hint != Hint::None {
+            return;
+        }
         let line = self.bindings.at(key.user, key.place);
         if let Some((line, private)) = line.and_then(|line| Some((line, line.private()?))) {
             key.owner_hash = live.owner_hash(line.realm(), private);
             live.prefetch_owner(key.owner_hash);
         }
+    }
+
+    /// What the live entries of this user are found by.
+    #[inline(always)]
+    fn live_hash(&self, live: &LiveBindings, key: &Key) -> u64 {
+        if key.live_hash == NO_HASH { live.hash(key.user) } else { key.live_hash }
     }
 
     /// The server whose prefix is the longest that `id` has.
@@ -128,15 +217,15 @@ impl<'a> Moment<'a> {
         self.prefixes.lookup(id.high())
     }
 
-    /// The gateway that a terminal's private address lies behind. A row of users.csv knows it: its image's segments
-    /// are those that are asked for a registration.
+    /// The gateway that a terminal's private address lies behind. Most rows and registrations know it by the very
+    /// segments that are asked for others.
     #[inline(always)]
     pub fn gateway(&self, known: &Known<'_>) -> Option<u32> {
-        let row = match known {
+        let noted = match known {
             Known::Row(row, _) => row.gateway(),
-            Known::Live(..) => None,
+            Known::Live(line, _) => self.overlay.and_then(|overlay| line.gateway(overlay.tag())),
         };
-        row.or_else(|| self.segments.gateway(known.realm(), known.private()?))
+        noted.or_else(|| self.segments.gateway(known.realm(), known.private()?))
     }
 
     /// Whether something is live.
@@ -149,17 +238,32 @@ impl<'a> Moment<'a> {
     /// Returns whether anything is known of the user (ruling 9).
     #[inline(always)]
     pub fn each(&self, key: &Key, mut each: impl FnMut(&Known<'_>)) -> bool {
-        match self.live {
-            None => self.rows(key, |_, _| true, &mut each),
-            Some(live) => self.live_and_rows(live, key, &mut each),
+        let Some(live) = self.live else { return self.rows(key, |_, _| true, &mut each) };
+        match (key.over, self.overlay) {
+            (Over::Nothing, Some(_)) => {
+                // That is said of whose row stands there; of nobody else is there one.
+                if self.rows(key, |row, _| !self.is_public_address_taken(live, row), &mut each) {
+                    return true;
+                }
+            }
+            (Over::Slot(slot), Some(overlay)) => {
+                if let Some(line) = live.only(overlay, key.place, slot, key.user) {
+                    if line.of() == Of::Bound {
+                        each(&Known::Live(&line, self.tables.may_have_key(key.row_hash)));
+                    }
+                    return true;
+                }
+            }
+            _ => {}
         }
+        self.live_and_rows(live, key, &mut each)
     }
 
     fn live_and_rows(&self, live: &LiveBindings, key: &Key, each: &mut impl FnMut(&Known<'_>)) -> bool {
         let mut hidden = Devices::default();
         let mut known = false;
         let mut lent = None;
-        live.lines(key.user, key.live_hash, key.hint, |line| match line.of() {
+        live.lines(key.user, self.live_hash(live, key), key.hint, |line| match line.of() {
             Of::Bound => {
                 known = true;
                 hidden.insert(line.device());
@@ -195,7 +299,7 @@ impl<'a> Moment<'a> {
         let key = self.key(user);
         let mut hidden = Devices::default();
         let mut known = false;
-        live.lines(user, key.live_hash, key.hint, |line| {
+        live.lines(user, self.live_hash(live, &key), key.hint, |line| {
             if line.of() == Of::Lent {
                 return;
             }
@@ -240,7 +344,12 @@ impl<'a> Moment<'a> {
     #[inline(always)]
     fn is_taken(&self, live: &LiveBindings, row: &Line, owner_hash: u64) -> bool {
         row.private().is_some_and(|private| self.is_private_taken(live, row, private, owner_hash))
-            || row.nat(self.bindings.nat6()).is_some_and(|public| self.is_public_taken(live, row, public))
+            || self.is_public_address_taken(live, row)
+    }
+
+    #[inline(always)]
+    fn is_public_address_taken(&self, live: &LiveBindings, row: &Line) -> bool {
+        row.nat(self.bindings.nat6()).is_some_and(|public| self.is_public_taken(live, row, public))
     }
 
     /// The same of a private address. Nearly always nobody registered has it, which the index alone says.
@@ -282,11 +391,30 @@ impl<'a> Moment<'a> {
         let key = self.key(user);
         let mut bound = false;
         if let Some(live) = self.live {
-            live.lines(user, key.live_hash, key.hint, |line| {
+            live.lines(user, self.live_hash(live, &key), key.hint, |line| {
                 bound |= line.of() == Of::Bound && line.is_live(self.now.unix_ms);
             });
         }
         bound || self.bindings.find(user).is_some()
+    }
+}
+
+impl Key {
+    /// Nobody has looked yet.
+    const UNSEEN: Self = Self {
+        user: PushId::NONE,
+        live_hash: NO_HASH,
+        row_hash: 0,
+        place: UNKNOWN,
+        over: Over::Ask,
+        hint: Hint::Unknown,
+        owner_hash: NO_HASH,
+    };
+}
+
+impl Default for Key {
+    fn default() -> Self {
+        Self::UNSEEN
     }
 }
 

@@ -45,7 +45,7 @@ impl Dataplane {
         seed: u64,
     ) -> Self {
         let shared = Arc::new(Shared::new(limits, shards, seed));
-        let (publisher, mut readers) = publish(tables, shards + 1);
+        let (publisher, mut readers) = publish(tables.beside(shared.live()), shards + 1);
         let reader = readers.swap_remove(shards);
         let boards: Vec<Arc<Board>> = (0..shards).map(|_| Arc::new(Board::default())).collect();
         let shards = readers.into_iter().zip(&boards).enumerate().map(|(shard, (tables, board))| {
@@ -60,6 +60,11 @@ impl Dataplane {
             Shard::new(SimPort::new(port), burst, site, tables, Arc::clone(board))
         });
         Self { shards: shards.collect(), awake: vec![false; boards.len()], boards, publisher, shared, reader }
+    }
+
+    /// Replaces the tables.
+    pub(super) fn publish(&mut self, tables: Tables) {
+        self.publisher.publish(tables.beside(self.shared.live()));
     }
 
     /// What all shards counted.

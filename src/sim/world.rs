@@ -225,9 +225,9 @@ impl World {
     pub fn publish(&mut self, site: usize) {
         let current = self.servers[site].dataplane.publisher.current();
         let tables = self.tables(site, current.generation() + 1, Some(current));
-        let publisher = &mut self.servers[site].dataplane.publisher;
-        publisher.publish(tables);
-        if publisher.reclaim() != 0 {
+        let dataplane = &mut self.servers[site].dataplane;
+        dataplane.publish(tables);
+        if dataplane.publisher.reclaim() != 0 {
             self.fail("a generation is kept though no shard is inside");
         }
         self.note(&[b"publish", &site.to_le_bytes()]);

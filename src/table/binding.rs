@@ -305,12 +305,16 @@ impl<'a> Bindings<'a> {
         self.places.prefetch(hash);
     }
 
-    /// The only line where the user with this hash can stand, which is brought near.
+    /// The only place where the line of the user with this hash can stand.
     #[inline(always)]
     pub fn place(&self, hash: u64) -> usize {
-        let place = self.places.place(hash);
+        self.places.place(hash)
+    }
+
+    /// Starts to bring a line near.
+    #[inline(always)]
+    pub fn prefetch_line(&self, place: usize) {
         prefetch(self.lines, place);
-        place
     }
 
     /// The user's first line, if it stands where it must.
@@ -323,7 +327,7 @@ impl<'a> Bindings<'a> {
     /// The user's first line, and where it stands.
     #[inline]
     pub fn find(&self, user: PushId) -> Option<(&'a Line, usize)> {
-        let place = self.places.place(self.hash(user));
+        let place = self.place(self.hash(user));
         Some((self.at(user, place)?, place))
     }
 

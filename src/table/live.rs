@@ -43,15 +43,17 @@
 //! `tests/loom.rs` every interleaving of a small one.
 
 mod index;
+pub mod overlay;
 mod slot;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crossbeam::utils::CachePadded;
 pub use index::{Hint, SlotIndex};
+use overlay::{Overlay, Overlays};
 use slot::Words;
-pub use slot::{Live, LiveLine, Of};
+pub use slot::{Live, LiveLine, Of, Tag};
 
 use super::binding::{hash, owner_key};
 use super::change::{Binding, Change};
@@ -80,10 +82,14 @@ pub struct LiveBindings {
     /// By the hash of an address: odd while one passes from a user to another. Readers look here, so nothing else that
     /// is written may be near.
     hand_overs: CachePadded<[AtomicU64; HAND_OVERS]>,
+    /// What is to be kept true of the images that readers may have.
+    overlays: Mutex<Overlays>,
     /// Slots that say something of a user.
     used: CachePadded<AtomicU64>,
     /// Bindings among them.
     bound: AtomicU64,
+    /// Slots that were ever used: the first ones.
+    touched: AtomicU64,
     /// 1 once the writer was handed out.
     written: AtomicU64,
 }
@@ -94,8 +100,8 @@ pub struct LiveWriter {
     live: Arc<LiveBindings>,
     /// Slots that were freed, the longest free first.
     free: VecDeque<u32>,
-    /// Slots from here on were never used.
-    fresh: u32,
+    /// Addresses that a change took from somebody, until the overlays know.
+    lost: Vec<Address>,
 }
 
 /// A change needs more slots than are left; nothing was changed.
@@ -164,8 +170,10 @@ impl LiveBindings {
             addresses: SlotIndex::new(slots * 2),
             seed,
             hand_overs: CachePadded::new(std::array::from_fn(|_| AtomicU64::new(0))),
+            overlays: Mutex::default(),
             used: CachePadded::new(AtomicU64::new(0)),
             bound: AtomicU64::new(0),
+            touched: AtomicU64::new(0),
             written: AtomicU64::new(0),
         }
     }
@@ -173,7 +181,7 @@ impl LiveBindings {
     /// The writer, for who asks first.
     pub fn writer(self: &Arc<Self>) -> Option<LiveWriter> {
         let first = self.written.fetch_add(1, Ordering::AcqRel) == 0;
-        first.then(|| LiveWriter { live: Arc::clone(self), free: VecDeque::new(), fresh: 0 })
+        first.then(|| LiveWriter { live: Arc::clone(self), free: VecDeque::new(), lost: Vec::new() })
     }
 
     /// Whether nothing is known here: then nobody need look.
@@ -344,7 +352,7 @@ impl LiveWriter {
 
     /// How many slots are left.
     pub fn room(&self) -> usize {
-        self.free.len() + (self.live.slots.len() - self.fresh as usize)
+        self.free.len() + (self.live.slots.len() - self.touched() as usize)
     }
 
     fn take(&mut self) -> Result<u32, Full> {
@@ -352,11 +360,16 @@ impl LiveWriter {
         if let Some(slot) = self.free.pop_front() {
             return Ok(slot);
         }
-        if self.fresh as usize >= self.live.slots.len() {
+        let fresh = self.touched();
+        if fresh as usize >= self.live.slots.len() {
             return Err(Full);
         }
-        self.fresh += 1;
-        Ok(self.fresh - 1)
+        self.live.touched.store(u64::from(fresh) + 1, Ordering::Release);
+        Ok(fresh)
+    }
+
+    fn touched(&self) -> u32 {
+        self.live.touched.load(Ordering::Relaxed) as u32
     }
 
     fn write(&self, slot: u32, words: &Words) {
@@ -395,19 +408,26 @@ impl LiveWriter {
     /// # Errors
     /// When there is no room for it: then nothing is changed.
     pub fn apply(&mut self, change: &Change) -> Result<(), Full> {
+        let live = Arc::clone(&self.live);
+        self.make(change, &live.overlays().all)
+    }
+
+    fn make(&mut self, change: &Change, over: &[Arc<Overlay>]) -> Result<(), Full> {
         match change {
-            Change::Bind { binding, .. } | Change::Assign { binding, .. } => self.bind(binding),
-            Change::End { user, device, .. } => self.end(*user, *device),
+            Change::Bind { binding, .. } | Change::Assign { binding, .. } => self.bind(binding, over),
+            Change::End { user, device, .. } => self.end(*user, *device, over),
             Change::Forget { user, device } => {
                 if let Some(slot) = self.device_slot(*user, *device) {
-                    self.forget(*user, slot);
+                    self.forget(*user, slot, over);
                 }
                 Ok(())
             }
-            Change::Lend { lent, user, device, until_ms } => self.lend(*lent, *user, *device, *until_ms),
+            Change::Lend { lent, user, device, until_ms } => {
+                self.lend(*lent, *user, *device, *until_ms, over)
+            }
             Change::Unlend { lent } => {
                 if let Some(slot) = self.slot_of(*lent, |line| line.of() == Of::Lent) {
-                    self.forget(*lent, slot);
+                    self.forget(*lent, slot, over);
                 }
                 Ok(())
             }
@@ -428,20 +448,23 @@ impl LiveWriter {
     /// # Errors
     /// When there is no room for one of them: then it is left out.
     pub fn apply_all(&mut self, changes: &[Change]) -> Result<(), Full> {
+        let live = Arc::clone(&self.live);
+        let over = &live.overlays().all;
         let mut result = Ok(());
         for (at, change) in changes.iter().enumerate() {
             if let Some(Change::Bind { binding, .. }) = changes.get(at + AHEAD) {
-                self.live.prefetch(self.live.hash(binding.user));
+                live.prefetch(live.hash(binding.user));
                 for address in addresses(binding) {
-                    self.live.addresses.prefetch(address.hash(self.live.seed));
+                    live.addresses.prefetch(address.hash(live.seed));
                 }
+                over.iter().for_each(|overlay| overlay.expect(binding.user));
             }
-            result = result.and(self.apply(change));
+            result = result.and(self.make(change, over));
         }
         result
     }
 
-    fn bind(&mut self, binding: &Binding) -> Result<(), Full> {
+    fn bind(&mut self, binding: &Binding, over: &[Arc<Overlay>]) -> Result<(), Full> {
         let there = self.device_slot(binding.user, binding.device);
         let extended = slot::is_extended(binding);
         if self.room() < usize::from(there.is_none()) + usize::from(extended) {
@@ -449,7 +472,18 @@ impl LiveWriter {
         }
         let slot = there.map_or_else(|| self.take(), Ok)?;
         let extension = if extended { Some(self.take()?) } else { None };
-        // First nobody else has the address any more …
+        let (before, old) = (self.binding(slot), slot::extension_of(&self.words(slot)));
+        let has = |binding: &Option<Binding>, address| {
+            binding.is_some_and(|own| addresses(&own).any(|at| at == address))
+        };
+        // What the overlays say of it will not hold …
+        if there.is_none() {
+            over.iter().for_each(|overlay| overlay.ask(binding.user));
+        }
+        for address in addresses(binding).filter(|address| !has(&before, *address)) {
+            over.iter().for_each(|overlay| overlay.ask_about(address));
+        }
+        // … then nobody else has the address any more …
         let mut passing = 0;
         for address in addresses(binding) {
             self.take_from_others(address, binding.user, &mut passing);
@@ -458,10 +492,6 @@ impl LiveWriter {
         if let Some(extension) = extension {
             self.write(extension, &slot::extension(binding));
         }
-        let (before, old) = (self.binding(slot), slot::extension_of(&self.words(slot)));
-        let has = |binding: &Option<Binding>, address| {
-            binding.is_some_and(|own| addresses(&own).any(|at| at == address))
-        };
         for address in addresses(binding).filter(|address| !has(&before, *address)) {
             self.live.addresses.insert(address.hash(self.live.seed), slot);
         }
@@ -472,13 +502,26 @@ impl LiveWriter {
         if before.is_none() {
             self.count(&self.live.bound, true);
         }
-        self.write(slot, &slot::bound(binding, extension));
+        let words = slot::bound(binding, extension);
+        self.write(slot, &over.last().map_or(words, |newest| newest.placed(words, binding)));
         self.passed(passing);
         for address in before.iter().flat_map(addresses).filter(|address| !has(&Some(*binding), *address)) {
             self.live.addresses.remove(address.hash(self.live.seed), slot);
+            self.lost.push(address);
         }
         self.release_extension(old);
+        self.settle(there.is_none().then_some(binding.user), over);
         Ok(())
+    }
+
+    /// Tells the overlays what is so after a change: of a user whose slots came or went, and of the addresses that it
+    /// took from somebody.
+    fn settle(&mut self, user: Option<PushId>, over: &[Arc<Overlay>]) {
+        for overlay in over {
+            user.into_iter().for_each(|user| overlay.settle(&self.live, user));
+            self.lost.iter().for_each(|address| overlay.settle_about(&self.live, *address));
+        }
+        self.lost.clear();
     }
 
     /// Ends every binding of other users to this address; in `passing` are the versions that are odd then.
@@ -517,6 +560,7 @@ impl LiveWriter {
         self.write(slot, &slot::ended(binding.user, binding.device));
         for address in addresses(binding) {
             self.live.addresses.remove(address.hash(self.live.seed), slot);
+            self.lost.push(address);
         }
         self.release_extension(old);
         self.count(&self.live.bound, false);
@@ -529,35 +573,46 @@ impl LiveWriter {
         }
     }
 
-    fn end(&mut self, user: PushId, device: u8) -> Result<(), Full> {
+    fn end(&mut self, user: PushId, device: u8, over: &[Arc<Overlay>]) -> Result<(), Full> {
         let Some(slot) = self.device_slot(user, device) else {
-            return self.put(user, &slot::ended(user, device));
+            return self.put(user, &slot::ended(user, device), over);
         };
         if let Some(binding) = self.binding(slot) {
             self.bury(slot, &binding);
         }
+        self.settle(None, over);
         Ok(())
     }
 
-    fn lend(&mut self, lent: PushId, user: PushId, device: u8, until_ms: u64) -> Result<(), Full> {
+    fn lend(
+        &mut self,
+        lent: PushId,
+        user: PushId,
+        device: u8,
+        until_ms: u64,
+        over: &[Arc<Overlay>],
+    ) -> Result<(), Full> {
         let words = slot::lent(lent, user, device, until_ms);
         match self.slot_of(lent, |line| line.of() == Of::Lent) {
             Some(slot) => self.write(slot, &words),
-            None => self.put(lent, &words)?,
+            None => self.put(lent, &words, over)?,
         }
         Ok(())
     }
 
     /// Writes a slot of its own.
-    fn put(&mut self, user: PushId, words: &Words) -> Result<(), Full> {
+    fn put(&mut self, user: PushId, words: &Words, over: &[Arc<Overlay>]) -> Result<(), Full> {
         let slot = self.take()?;
+        over.iter().for_each(|overlay| overlay.ask(user));
         self.live.users.insert(self.live.hash(user), slot);
         self.write(slot, words);
         self.count(&self.live.used, true);
+        self.settle(Some(user), over);
         Ok(())
     }
 
-    fn forget(&mut self, user: PushId, slot: u32) {
+    fn forget(&mut self, user: PushId, slot: u32, over: &[Arc<Overlay>]) {
+        over.iter().for_each(|overlay| overlay.ask(user));
         if let Some(binding) = self.binding(slot) {
             self.bury(slot, &binding);
         }
@@ -565,6 +620,7 @@ impl LiveWriter {
         self.live.users.remove(self.live.hash(user), slot);
         self.free.push_back(slot);
         self.count(&self.live.used, false);
+        self.settle(Some(user), over);
     }
 }
 

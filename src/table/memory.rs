@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
 
-use crate::sync::{AtomicU64, Seqlock};
+use crate::sync::{AtomicU32, AtomicU64, Seqlock};
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -155,6 +155,8 @@ impl Drop for Region {
 /// All bytes zero must be a valid value that needs no drop.
 pub unsafe trait Zero: Default {}
 
+// SAFETY: any 32 bits are an atomic word.
+unsafe impl Zero for AtomicU32 {}
 // SAFETY: any 64 bits are an atomic word.
 unsafe impl Zero for AtomicU64 {}
 // SAFETY: made of atomic words only.

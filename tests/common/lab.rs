@@ -505,6 +505,7 @@ impl Lab {
     pub(crate) fn at_site(site: Site, tables: Tables) -> Self {
         let pool = FramePool::new(LIMITS.frames, LIMITS.datagram_max);
         let burst = Burst::new(pool);
+        let tables = tables.beside(site.shared.live());
         Self { site, tables, plane: Plane::new(LIMITS.frames), burst, now: NOW }
     }
 

@@ -10,6 +10,7 @@ mod auth;
 mod authorize;
 mod forward;
 mod live;
+mod overlay;
 mod properties;
 mod rejects;
 mod rewrite;

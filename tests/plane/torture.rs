@@ -80,7 +80,11 @@ fn resolve(site: &Site, tables: &Tables) -> Vec<(u64, Endpoint)> {
     let mut keys: Vec<Key> = users.map(|user| moment.key(user)).collect();
     keys.iter().for_each(|key| moment.prefetch(key));
     keys.iter_mut().for_each(|key| moment.prefetch_lines(key));
-    keys.iter_mut().for_each(|key| moment.prefetch_owner(key));
+    keys.iter_mut().for_each(|key| moment.prefetch_live(key));
+    let strangers = keys.iter_mut().fold(false, |strangers, key| strangers | moment.prefetch_rest(key));
+    if strangers {
+        keys.iter_mut().for_each(|key| moment.prefetch_stranger(key));
+    }
     let mut found = Vec::new();
     for (n, key) in (0..).zip(&keys) {
         let known = moment.each(key, |known| {
@@ -124,7 +128,18 @@ fn read(site: &Site, tables: &Tables, steps: &Steps, stop: &AtomicBool) -> u64 {
 
 #[test]
 fn every_answer_was_right_between_question_and_answer() {
-    let lab = Lab::with(pushplane::config::Policy::default(), &rib());
+    torture(&Lab::new());
+}
+
+/// The same where no overlay tells whom the live tables know.
+#[test]
+fn without_an_overlay_too() {
+    let mut lab = Lab::new();
+    lab.tables = tables(&rib());
+    torture(&lab);
+}
+
+fn torture(lab: &Lab) {
     let mut writer = lab.site.shared.live_writer().unwrap();
     let (steps, stop) = (Steps::default(), AtomicBool::new(false));
     step(&mut writer, 0);

@@ -134,10 +134,9 @@ impl World {
     fn reload(&mut self) {
         let site = self.rng.random_range(0..self.options.servers);
         let Some(life) = &mut self.nodes[site].life else { return };
-        let publisher = &mut life.dataplane.publisher;
-        let current = publisher.current();
+        let current = life.dataplane.publisher.current();
         match compile(&self.operator.sites[site], current.generation() + 1, Some(current)) {
-            Ok(tables) => publisher.publish(tables),
+            Ok(tables) => life.dataplane.publish(tables),
             Err(error) => self.fail(&error, &[]),
         }
         self.turn_at(site, self.now_ns);

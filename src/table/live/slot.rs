@@ -6,7 +6,9 @@
 //! | 2, 3 | private or serving address; word 2 is the IMSI when it is IPv4 or there is none | whom it leads to | IMSI, – |
 //! | 4 | realm (32 bits), port (16), public port (16) | – | – |
 //! | 5 | public IPv4 address, or the extension's slot (32); valid until, s (32) | –, until | – |
-//! | 6 | device (8), bearers (8), flags (16), listener (8), ms of valid until (16) | device, flags, ms | flags |
+//! | 6 | device (8), bearers (8), flags (10), tag of the gateway (6), listener (8), ms of valid until (10), gateway and one (14) | device, flags, ms | flags |
+//!
+//! The gateway is that of the segments of one image: who reads another one's, as the tag says, asks that one's segments.
 
 use crate::id::{Endpoint, Imsi, PushId};
 use crate::table::change::Binding;
@@ -33,6 +35,26 @@ mod flag {
     pub(super) const UNTIL: u64 = 1 << 24;
     /// The address is IPv6: all of words 2 and 3 is its.
     pub(super) const ADDR6: u64 = 1 << 25;
+}
+
+/// How far the tag of the gateway, and the gateway itself, are shifted in the last word.
+const TAG_SHIFT: u32 = 26;
+const GATEWAY_SHIFT: u32 = 50;
+/// Gateways beyond have no room, and are asked for.
+const GATEWAYS_MAX: u32 = (1 << (u64::BITS - GATEWAY_SHIFT)) - 1;
+
+/// Which image's segments a gateway is of. Never that of nobody's, which is zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tag(u64);
+
+impl Tag {
+    /// Tags that can be told apart.
+    const COUNT: u64 = 63;
+
+    /// The tag of the image with this number.
+    pub(super) const fn new(number: u64) -> Self {
+        Self(number % Self::COUNT + 1)
+    }
 }
 
 /// What the live table says of a user.
@@ -145,6 +167,15 @@ pub(super) fn bound(binding: &Binding, extension: Option<u32>) -> Words {
     words
 }
 
+/// The words of a binding with where the segments of an image lead its private address to.
+pub(super) fn with_gateway(mut words: Words, tag: Tag, gateway: Option<u32>) -> Words {
+    words[6] &= !(Tag::COUNT << TAG_SHIFT | u64::MAX << GATEWAY_SHIFT);
+    if let Some(gateway) = gateway.filter(|gateway| *gateway < GATEWAYS_MAX) {
+        words[6] |= tag.0 << TAG_SHIFT | u64::from(gateway + 1) << GATEWAY_SHIFT;
+    }
+    words
+}
+
 /// The words of a device that is bound no more.
 pub(super) fn ended(user: PushId, device: u8) -> Words {
     [high(user.0), user.0 as u64, 0, 0, 0, 0, flag::ENDED | u64::from(device)]
@@ -164,10 +195,17 @@ pub(super) const fn says(words: &Words) -> bool {
     words[6] & (flag::BOUND | flag::ENDED | flag::LENT) != 0
 }
 
+/// The first words of a slot that says something of this Push ID.
+#[inline(always)]
+pub(super) const fn id_words(id: PushId) -> [u64; 2] {
+    [high(id.0), id.0 as u64]
+}
+
 /// Whether these words say something of this Push ID.
 #[inline(always)]
 pub(super) const fn is_of(words: &Words, id: PushId) -> bool {
-    words[0] == high(id.0) && words[1] == id.0 as u64 && says(words)
+    let [high, low] = id_words(id);
+    words[0] == high && words[1] == low && says(words)
 }
 
 /// Whether these words are of a binding.
@@ -309,6 +347,13 @@ impl LiveLine {
     #[inline(always)]
     pub const fn listener(&self) -> u8 {
         (self.words[6] >> 32) as u8
+    }
+
+    /// Where the segments of the image with this tag lead its private address to, if that is known here.
+    #[inline(always)]
+    pub fn gateway(&self, tag: Tag) -> Option<u32> {
+        let is_its = self.words[6] >> TAG_SHIFT & Tag::COUNT == tag.0;
+        if is_its { ((self.words[6] >> GATEWAY_SHIFT) as u32).checked_sub(1) } else { None }
     }
 
     /// Milliseconds since 1970 after which it is void; none: static.
