@@ -1,6 +1,6 @@
 //! The plane without network: nanoseconds a datagram of [`Plane::decide`] (what becomes of it) and
 //! [`Plane::process`] (and the datagram to send), for a PUSH of 148 bytes to a uniformly random user behind
-//! a vxlan or a plain gateway, in bursts of 64.
+//! a vxlan or a plain gateway, in bursts of the most that a shard works on at a time.
 //!
 //! ```text
 //! cargo bench --bench plane                            10 thousand and 1 million users

@@ -280,6 +280,8 @@ struct Grant {
 #[derive(Debug)]
 pub struct Plane {
     cells: Vec<Cell>,
+    /// Whether the last burst was for users who are live and have no row.
+    strangers: bool,
     sends: Vec<Send>,
     ledger: Ledger,
     /// Where heads are written before they go in front of a payload.
@@ -294,6 +296,7 @@ impl Plane {
     pub fn new(frames: usize) -> Self {
         Self {
             cells: Vec::with_capacity(BURST_MAX),
+            strangers: false,
             sends: Vec::with_capacity(BURST_MAX * TERMINALS_MAX),
             ledger: Ledger::new(frames + BURST_MAX),
             head: HeadBuilder::new(&Header::new(Kind::Push, PushId::NONE, PushId::NONE, 0)),

@@ -32,6 +32,12 @@ pub(crate) struct World {
     users: u64,
 }
 
+/// What a shard has of the tables.
+type Served<'a> = (&'a Site, &'a Tables);
+
+/// Where a burst's users are looked for; a shard has it once.
+type Keys = [Key; BURST_MAX];
+
 /// A site at which some users have registered.
 struct Registered {
     site: Site,
@@ -94,34 +100,25 @@ impl World {
 
     /// What the plane does between a message and its gateway, for a whole burst: the sum of the answers.
     #[inline(never)]
-    pub(crate) fn resolve(&self, site: &Site, tables: &Tables, ids: &[PushId]) -> u64 {
+    fn resolve(&self, (site, tables): Served<'_>, keys: &mut Keys, ids: &[PushId]) -> u64 {
         let moment = Moment::new(site, tables, NOW);
-        let mut keys = [Key::default(); BURST_MAX];
         let keys = &mut keys[..ids.len()];
         for (key, id) in keys.iter_mut().zip(ids) {
             *key = moment.key(*id);
             moment.prefetch(key);
         }
-        let mut allowed = 0u64;
+        let mut allowed = 0u128;
         for (train, _) in ids.chunks(TRAIN).enumerate() {
             let app = tables.app(APP);
             let passes = app.is_some_and(|app| app.in_sources(self.senders[train % SENDERS]));
-            allowed |= (u64::from(passes) * ((1 << TRAIN) - 1)) << (train * TRAIN);
+            allowed |= (u128::from(passes) * ((1 << TRAIN) - 1)) << (train * TRAIN);
         }
         for key in keys.iter_mut() {
             moment.prefetch_lines(key);
         }
         if moment.has_live() {
-            for key in keys.iter_mut() {
-                moment.prefetch_live(key);
-            }
-            let mut strangers = false;
-            for key in keys.iter_mut() {
-                strangers |= moment.prefetch_rest(key);
-            }
-            if strangers {
-                keys.iter_mut().for_each(|key| moment.prefetch_stranger(key));
-            }
+            // All of these users have a row.
+            assert!(!keys.iter_mut().fold(false, |more, key| more | moment.prefetch_live(key)));
         }
         let mut sum = 0u64;
         for (place, (key, id)) in keys.iter().zip(ids).enumerate() {
@@ -143,12 +140,13 @@ impl World {
 
     /// Resolves all of these while nothing is registered.
     pub(crate) fn all(&self, ids: &[PushId]) -> u64 {
-        in_bursts(ids, |ids| self.resolve(&self.site, &self.tables, ids))
+        in_bursts(ids, |keys, ids| self.resolve((&self.site, &self.tables), keys, ids))
     }
 }
 
-fn in_bursts(ids: &[PushId], mut each: impl FnMut(&[PushId]) -> u64) -> u64 {
-    ids.chunks(BURST_MAX).fold(0u64, |sum, ids| sum.wrapping_add(each(ids)))
+fn in_bursts(ids: &[PushId], mut each: impl FnMut(&mut Keys, &[PushId]) -> u64) -> u64 {
+    let mut keys = [Key::default(); BURST_MAX];
+    ids.chunks(BURST_MAX).fold(0u64, |sum, ids| sum.wrapping_add(each(&mut keys, ids)))
 }
 
 /// The whole resolution while nothing is registered.
@@ -197,7 +195,7 @@ impl Live {
     /// Resolves all of these.
     pub(crate) fn all(&self, ids: &[PushId]) -> u64 {
         let Registered { site, tables, .. } = &self.registered;
-        in_bursts(ids, |ids| self.world.resolve(site, tables, ids))
+        in_bursts(ids, |keys, ids| self.world.resolve((site, tables), keys, ids))
     }
 }
 
@@ -215,7 +213,7 @@ impl Contestant<Users> for Live {
             assert!(writer.apply(&bind(n as u64)).is_ok());
         };
         Some(Beside::of(write, || {
-            Run::of(|| in_bursts(&questions.ids, |ids| world.resolve(site, tables, ids)))
+            Run::of(|| in_bursts(&questions.ids, |keys, ids| world.resolve((site, tables), keys, ids)))
         }))
     }
 }
@@ -244,15 +242,14 @@ impl World {
     /// Looks all of these up in one table.
     pub(crate) fn part(&self, part: Part, ids: &[PushId]) -> u64 {
         match part {
-            Part::Binding => in_bursts(ids, |ids| self.bindings(ids)),
-            Part::Prefix => in_bursts(ids, |ids| self.prefixes(ids)),
-            Part::Allowlist => in_bursts(ids, |ids| self.allowlist(ids)),
+            Part::Binding => in_bursts(ids, |keys, ids| self.bindings(keys, ids)),
+            Part::Prefix => in_bursts(ids, |_, ids| self.prefixes(ids)),
+            Part::Allowlist => in_bursts(ids, |_, ids| self.allowlist(ids)),
         }
     }
 
-    fn bindings(&self, ids: &[PushId]) -> u64 {
+    fn bindings(&self, keys: &mut Keys, ids: &[PushId]) -> u64 {
         let moment = Moment::new(&self.site, &self.tables, NOW);
-        let mut keys = [Key::default(); BURST_MAX];
         let keys = &mut keys[..ids.len()];
         for (key, id) in keys.iter_mut().zip(ids) {
             *key = moment.key(*id);

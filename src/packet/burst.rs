@@ -4,7 +4,7 @@ use super::{Frame, FramePool};
 use crate::id::Endpoint;
 
 /// How many datagrams a burst holds at most.
-pub const BURST_MAX: usize = 64;
+pub const BURST_MAX: usize = 128;
 
 /// One datagram as it was received.
 #[derive(Debug)]

@@ -19,18 +19,7 @@ impl Plane {
             moment.prefetch_lines(&mut cell.key);
         }
         if moment.has_live() {
-            for cell in self.cells.iter_mut().filter(is_pending) {
-                moment.prefetch_live(&mut cell.key);
-            }
-            let mut strangers = false;
-            for cell in self.cells.iter_mut().filter(is_pending) {
-                strangers |= moment.prefetch_rest(&mut cell.key);
-            }
-            if strangers {
-                for cell in self.cells.iter_mut().filter(is_pending) {
-                    moment.prefetch_stranger(&mut cell.key);
-                }
-            }
+            self.prefetch_live(moment);
         }
         // … and decided.
         for (at, (cell, row)) in self.cells.iter_mut().zip(&burst.rows).enumerate() {
@@ -57,6 +46,27 @@ impl Plane {
                 }
             };
             cell.sends = self.sends.len() - cell.first_send;
+        }
+        self.strangers = moment.met_strangers();
+    }
+
+    /// What is to be read where something is live: mostly a step, and more where the burst before had need of them.
+    fn prefetch_live(&mut self, moment: &Moment<'_>) {
+        let pending = |cell: &&mut Cell| cell.verdict == Verdict::Pending;
+        let mut more = self.strangers;
+        for cell in self.cells.iter_mut().filter(pending) {
+            more |= moment.prefetch_live(&mut cell.key);
+        }
+        let mut strangers = false;
+        if more {
+            for cell in self.cells.iter_mut().filter(pending) {
+                strangers |= moment.prefetch_rest(&mut cell.key);
+            }
+        }
+        if strangers {
+            for cell in self.cells.iter_mut().filter(pending) {
+                moment.prefetch_stranger(&mut cell.key);
+            }
         }
     }
 }

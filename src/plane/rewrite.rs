@@ -68,7 +68,7 @@ impl Plane {
 
     /// Makes what leaves because of a row; an error when nothing does.
     fn send_row(&mut self, moment: &Moment<'_>, burst: &mut Burst, at: usize) -> Result<(), Reason> {
-        let Self { cells, sends, ledger, head } = self;
+        let Self { cells, sends, ledger, head, .. } = self;
         let cell = &cells[at];
         let row = &mut burst.rows[at];
         let (Read::Message(message), Some(original)) = (&cell.read, row.frame.take()) else {

@@ -12,7 +12,10 @@
 //!
 //! A burst looks in steps, each over all of its messages, so that what one step asks memory for has come when the next
 //! one needs it: [`Moment::prefetch`], [`Moment::prefetch_lines`], and while something is live
-//! [`Moment::prefetch_live`] and [`Moment::prefetch_rest`].
+//! [`Moment::prefetch_live`]. Two more, [`Moment::prefetch_rest`] and [`Moment::prefetch_stranger`], are only worth it for
+//! users whom the overlay does not tell all of.
+
+use std::cell::Cell;
 
 use super::{Site, Terminal};
 use crate::clock::Now;
@@ -24,7 +27,6 @@ use crate::table::lpm::Trie;
 use crate::table::{Segments, Tables};
 
 /// What all stages see of the world while they work on one burst.
-#[derive(Clone, Copy)]
 pub struct Moment<'a> {
     pub(super) site: &'a Site,
     pub(super) tables: &'a Tables,
@@ -38,6 +40,8 @@ pub struct Moment<'a> {
     bindings: Bindings<'a>,
     prefixes: Trie<'a>,
     segments: Segments<'a>,
+    /// Whether somebody was live who has no row where there are rows of others.
+    met_strangers: Cell<bool>,
 }
 
 /// A user and where to look for it.
@@ -95,7 +99,8 @@ impl<'a> Moment<'a> {
         let (bindings, prefixes, segments) =
             (tables.arrays().bindings(), tables.prefixes(), tables.segments());
         let own = tables.own().map(|own| tables.server_address(own));
-        Self { site, tables, now, own, live, overlay, bindings, prefixes, segments }
+        let met_strangers = Cell::new(false);
+        Self { site, tables, now, own, live, overlay, bindings, prefixes, segments, met_strangers }
     }
 
     /// Where to look for this user.
@@ -134,9 +139,10 @@ impl<'a> Moment<'a> {
         }
     }
 
-    /// The third step, needed only when something is live: what is to be read of this user.
+    /// The third step, needed only when something is live: what is to be read of this user. True: the rest of the steps is
+    /// needed too.
     #[inline(always)]
-    pub fn prefetch_live(&self, key: &mut Key) {
+    pub fn prefetch_live(&self, key: &mut Key) -> bool {
         match (self.live, self.overlay) {
             (Some(live), Some(overlay)) => {
                 key.over = overlay.at(key.place);
@@ -147,17 +153,19 @@ impl<'a> Moment<'a> {
                     self.bindings.prefetch_line(key.place);
                     if key.over == Over::Ask {
                         self.prefetch_asked(live, key);
+                        return true;
                     }
                 }
             }
             (Some(live), None) => self.prefetch_owner(live, key),
             (None, _) => {}
         }
+        false
     }
 
-    /// The fourth step, needed only when something is live: of those who must be looked for among what is live. True:
-    /// so must this one, and [`Moment::prefetch_stranger`] is needed.
-    #[inline(always)]
+    /// The fourth step, of those who must be looked for among what is live. Without it they are found too. True: this one
+    /// is a stranger, and [`Moment::prefetch_stranger`] is worth it.
+    #[inline]
     pub fn prefetch_rest(&self, key: &mut Key) -> bool {
         let (Some(live), Some(_)) = (self.live, self.overlay) else { return false };
         let is_stranger = match key.over {
@@ -170,13 +178,14 @@ impl<'a> Moment<'a> {
             }
         };
         if is_stranger {
+            self.met_strangers.set(true);
             key.over = Over::Ask;
             self.prefetch_asked(live, key);
         }
         is_stranger
     }
 
-    /// The last step, needed only by a user who has no row where there are rows of others.
+    /// The last step, of a user who has no row where there are rows of others.
     #[inline]
     pub fn prefetch_stranger(&self, key: &mut Key) {
         if let Some(live) = self.live.filter(|_| key.over == Over::Ask && key.hint == Hint::Unknown) {
@@ -245,6 +254,7 @@ impl<'a> Moment<'a> {
                 if self.rows(key, |row, _| !self.is_public_address_taken(live, row), &mut each) {
                     return true;
                 }
+                self.met_strangers.set(true);
             }
             (Over::Slot(slot), Some(overlay)) => {
                 if let Some(line) = live.only(overlay, key.place, slot, key.user) {
@@ -253,10 +263,16 @@ impl<'a> Moment<'a> {
                     }
                     return true;
                 }
+                self.met_strangers.set(true);
             }
             _ => {}
         }
         self.live_and_rows(live, key, &mut each)
+    }
+
+    /// Whether all steps are worth it in a burst like this one: somebody was live, or unknown, who has no row.
+    pub fn met_strangers(&self) -> bool {
+        self.met_strangers.get()
     }
 
     fn live_and_rows(&self, live: &LiveBindings, key: &Key, each: &mut impl FnMut(&Known<'_>)) -> bool {

@@ -1,7 +1,7 @@
 //! The fan-out: copies messages for groups to their members.
 //!
 //! ```text
-//!  shard ─► controller: who is in the group ─► Fanout ─► Plane::process_copies, 64 a burst ─► socket
+//!  shard ─► controller: who is in the group ─► Fanout ─► Plane::process_copies, a burst at a time ─► socket
 //! ```
 //!
 //! A thread of its own, unpinned, with a plane, a pool of frames and a hold on the sockets: a group of a million

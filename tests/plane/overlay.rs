@@ -64,14 +64,23 @@ fn rib_of(variant: u8) -> Rib {
     rib
 }
 
-/// All that `each` says of these users, asked in one burst; what it says depends on nothing else.
+/// All that `each` says of these users, asked in one burst, whether or not it comes after one that met users who are
+/// live and have no row.
 fn all(site: &Site, tables: &Tables, now: Now) -> Vec<Vec<String>> {
+    let said = said(site, tables, now, false);
+    assert_eq!(said, self::said(site, tables, now, true));
+    said
+}
+
+fn said(site: &Site, tables: &Tables, now: Now, eager: bool) -> Vec<Vec<String>> {
     let moment = Moment::new(site, tables, now);
     let mut keys: Vec<Key> = (0..USERS).map(|n| moment.key(user(n))).collect();
     keys.iter().for_each(|key| moment.prefetch(key));
     keys.iter_mut().for_each(|key| moment.prefetch_lines(key));
-    keys.iter_mut().for_each(|key| moment.prefetch_live(key));
-    if keys.iter_mut().fold(false, |strangers, key| strangers | moment.prefetch_rest(key)) {
+    let more = keys.iter_mut().fold(false, |more, key| more | moment.prefetch_live(key));
+    let strangers =
+        |keys: &mut Vec<Key>| keys.iter_mut().fold(false, |met, key| met | moment.prefetch_rest(key));
+    if (more || eager) && strangers(&mut keys) {
         keys.iter_mut().for_each(|key| moment.prefetch_stranger(key));
     }
     let said = |key| {

@@ -126,18 +126,19 @@ fn without_an_account_a_message_is_overloaded() {
     lab.plane = pushplane::plane::Plane::new(0);
     let mut held = Vec::new();
     let Lab { site, tables, plane, burst, now } = &mut lab;
+    const HALF: usize = pushplane::packet::BURST_MAX / 2;
     for round in 0..3 {
-        for _ in 0..32 {
+        for _ in 0..HALF {
             assert!(burst.push_copy(&push(user::NAT).bytes(), at(SENDER), 0));
         }
         plane.process(site, tables, *now, burst, &mut pushplane::plane::NoTrace);
         let expected = if round < 2 { Verdict::Deliver } else { Verdict::Drop(Reason::Overloaded) };
-        assert!((0..32).all(|row| plane.verdict(row) == expected), "{round}");
+        assert!((0..HALF).all(|row| plane.verdict(row) == expected), "{round}");
         assert_eq!(plane.ledger().counters().unaccounted(), 0);
         held.append(&mut burst.tx);
         burst.clear_rows();
     }
-    assert_eq!(plane.ledger().counters().in_flight, 64);
+    assert_eq!(plane.ledger().counters().in_flight, 2 * HALF as u64);
     for tx in held {
         burst.pool.put(tx.frame);
     }
