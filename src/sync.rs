@@ -2,14 +2,18 @@
 //! sequence lock of the house.
 
 #[cfg(not(pushplane_loom))]
+pub(crate) use std::hint::spin_loop;
+#[cfg(not(pushplane_loom))]
 pub(crate) use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard,
     atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 #[cfg(pushplane_loom)]
+pub(crate) use loom::hint::spin_loop;
+#[cfg(pushplane_loom)]
 pub(crate) use loom::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard,
     atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
 };
 
@@ -90,7 +94,7 @@ impl<const N: usize> Seqlock<N> {
             if let Some(read) = self.try_read_at() {
                 return read;
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
     }
 }

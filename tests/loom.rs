@@ -3,6 +3,9 @@
 #![cfg(pushplane_loom)]
 #![expect(unsafe_code, reason = "shares a cell whose every access loom checks")]
 
+#[path = "loom/overlay.rs"]
+mod overlay;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loom::sync::Arc;

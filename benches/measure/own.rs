@@ -204,6 +204,12 @@ impl Contestant<Users> for Live {
         Run::of(|| self.all(&questions.ids))
     }
 
+    fn bytes(&self) -> Option<f64> {
+        // Of the users' tables: what is registered comes on top.
+        let overlay = self.registered.tables.bytes() - self.world.tables.bytes();
+        Some(self.world.bytes() + overlay as f64 / self.world.users as f64)
+    }
+
     fn beside_writer(&mut self, questions: &Users) -> Option<Beside> {
         let Self { world, registered: Registered { site, tables, writer, count } } = self;
         let mut k = 0u64;

@@ -1,7 +1,8 @@
 //! Where each user is: the bindings that users.csv knows, one cache line a terminal.
 //!
 //! Costs: 64 bytes a terminal, of 98.4 percent of the places; 0.3 bytes of the perfect hash that says which
-//! ([`super::phf`]): 65.3 bytes a user with one terminal, 69.7 with the way back ([`super::owners`]). A lookup
+//! ([`super::phf`]): 65.3 bytes a user with one terminal, 69.7 with the way back ([`super::owners`]), 73.8 with the cell
+//! that says whether registrations are to be asked ([`super::live::overlay`]). A lookup
 //! reads one line from memory, whether the user is there or not, and one byte that is in a near cache; further
 //! terminals stand side by side in further lines, which only their users' lookups read.
 //!

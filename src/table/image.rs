@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::binding::Line;
 use super::compile;
+use super::live::overlay::Overlay;
 use super::lpm::Tries;
 use super::memory::{Pages, Region};
 use super::owners::Owners;
@@ -264,18 +265,20 @@ pub struct Sizes {
     pub near_bytes: usize,
     /// Bytes of the way back from private addresses.
     pub owner_bytes: usize,
+    /// Bytes that tell a server of each place whether what is registered need be asked.
+    pub overlay_bytes: usize,
 }
 
 impl Sizes {
     /// Cache lines of memory that are read from a Push ID to its terminal, or to the certainty that there is none. Each
-    /// further terminal of the same user is one more.
+    /// further terminal of the same user is one more; so is, while something is registered, one that sixteen users share.
     pub const LINES_A_LOOKUP: usize = 1;
 
     /// What a user with one terminal and a private address takes, everything included.
     pub fn bytes_a_user(&self) -> f64 {
         let each = |bytes: usize, entries: usize| bytes as f64 / entries.max(1) as f64;
-        each(self.users.places * size_of::<Line>() + self.near_bytes, self.users.entries)
-            + each(self.owner_bytes, self.owners.entries)
+        let of_users = self.users.places * size_of::<Line>() + self.near_bytes + self.overlay_bytes;
+        each(of_users, self.users.entries) + each(self.owner_bytes, self.owners.entries)
     }
 }
 
@@ -497,6 +500,7 @@ impl Image {
             owners: Fill::new(owned, a.owners.places()),
             near_bytes: a.users.size(),
             owner_bytes: a.owners.size(),
+            overlay_bytes: places * Overlay::CELL_BYTES,
         }
     }
 }

@@ -47,7 +47,7 @@ pub mod overlay;
 mod slot;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
 pub use index::{Hint, SlotIndex};
@@ -59,7 +59,7 @@ use super::binding::{hash, owner_key};
 use super::change::{Binding, Change};
 use super::memory::{Zeroed, prefetch};
 use crate::id::{Endpoint, PushId};
-use crate::sync::{AtomicU64, Ordering, Seqlock, fence};
+use crate::sync::{AtomicU64, Mutex, Ordering, Seqlock, fence, spin_loop};
 
 /// How many changes before its own a change's part of the indexes is asked for: some hundred nanoseconds.
 const AHEAD: usize = 8;
@@ -170,7 +170,7 @@ impl LiveBindings {
             addresses: SlotIndex::new(slots * 2),
             seed,
             hand_overs: CachePadded::new(std::array::from_fn(|_| AtomicU64::new(0))),
-            overlays: Mutex::default(),
+            overlays: Mutex::new(Overlays::default()),
             used: CachePadded::new(AtomicU64::new(0)),
             bound: AtomicU64::new(0),
             touched: AtomicU64::new(0),
@@ -267,7 +267,7 @@ impl LiveBindings {
             if before.is_multiple_of(2) && hand_over.load(Ordering::Relaxed) == before {
                 return None;
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
     }
 

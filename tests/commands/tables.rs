@@ -155,7 +155,7 @@ fn size_says_what_tables_take() {
         assert!((0.98..=1.0).contains(&load), "{table}: {size}");
     }
     let bytes_a_user = size["bytes_a_user"].as_f64().unwrap();
-    assert!((64.0..72.0).contains(&bytes_a_user), "{size}");
+    assert!((68.0..76.0).contains(&bytes_a_user), "{size}");
     assert!(of("near_bytes") * 10 < 4 * size["users"]["entries"].as_u64().unwrap(), "{size}");
     let text = folder.run("tables size op.ppt");
     for words in

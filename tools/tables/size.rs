@@ -35,6 +35,7 @@ struct Answer {
     owners: Fill,
     bytes_a_user: f64,
     near_bytes: usize,
+    overlay_bytes: usize,
     cache_lines_a_lookup: usize,
     pages: Pages,
 }
@@ -51,8 +52,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     let sizes = image.sizes();
     let bytes_a_user = sizes.bytes_a_user();
     let pages = image.pages();
-    let Sizes { arrays, image_bytes, terminals, users, owners, near_bytes, .. } = sizes;
-    let serving_bytes = Tables::new(image, 1, "", None).bytes();
+    let Sizes { arrays, image_bytes, terminals, users, owners, near_bytes, overlay_bytes, .. } = sizes;
+    let serving_bytes = Tables::new(image, 1, "", None).bytes() + overlay_bytes;
     let answer = Answer {
         tables: arrays.into_iter().map(|(table, rows, bytes)| Row { table, rows, bytes }).collect(),
         terminals,
@@ -64,6 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         owners,
         bytes_a_user,
         near_bytes,
+        overlay_bytes,
         cache_lines_a_lookup: Sizes::LINES_A_LOOKUP,
         pages,
     };
@@ -95,9 +97,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
         writeln!(
             out,
             "{} cache line of memory from a Push ID to its terminal, whether there is one or not; \
-             {:.0} KiB that tell which are to stay in a near cache",
+             {:.0} KiB that tell which are to stay in a near cache, {:.0} KiB whether it is needed where \
+             something is registered",
             answer.cache_lines_a_lookup,
-            answer.near_bytes as f64 / 1024.0
+            answer.near_bytes as f64 / 1024.0,
+            answer.overlay_bytes as f64 / 1024.0
         )?;
         writeln!(out, "on {pages} here")
     })

@@ -36,12 +36,12 @@
 //! moment the writer keeps it true of what changes; meanwhile, slot by slot, it is made true of what is there. The
 //! writer waits for no more than [`CHUNK`] slots of that, and readers never.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::slot::{Tag, Words};
 use super::{Address, Live, LiveBindings, LiveLine, Of, slot};
 use crate::id::{Endpoint, PushId};
-use crate::sync::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU32, MutexGuard, Ordering, fence};
 use crate::table::change::Binding;
 use crate::table::image::Image;
 use crate::table::memory::{Zeroed, prefetch};
@@ -92,6 +92,9 @@ pub struct Overlay {
 }
 
 impl Overlay {
+    /// Bytes a place of the image.
+    pub const CELL_BYTES: usize = size_of::<u32>();
+
     fn new(image: Arc<Image>, tag: Tag) -> Self {
         let places = image.arrays().users.places();
         Self { image, tag, cells: Zeroed::new(places) }
@@ -117,7 +120,7 @@ impl Overlay {
 
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
-        size_of_val(&self.cells[..])
+        self.cells.len() * Self::CELL_BYTES
     }
 
     /// Starts to bring near what a change of this user would look at.
