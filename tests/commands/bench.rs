@@ -126,6 +126,9 @@ fn what_cannot_be_measured_is_refused() {
     folder.run("bench forward --peer nginx=127.0.0.1:9/0").wrong("no process 0");
     folder.run("bench forward --users 10 --only nobody").wrong("--only");
     folder.run("bench forward --users 10 --shards 1024").wrong("each shard needs one of its own");
+    for shards in ["1,x", "0", "1025", "1,"] {
+        folder.run(&format!("bench forward --shards {shards}")).wrong("expected numbers of shards from 1 to 1024");
+    }
     folder.run("bench forward --matrix --hops 2").wrong("--hops");
     folder.run("bench register --users 0").wrong("--users");
     folder.run("bench register --rate 0").wrong("above 0");

@@ -97,7 +97,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["peer", "only", "plots", "shards", "payload", "hops", "senders", "tunnel"])]
     matrix: bool,
     /// Instead: CPU time and rate of a server with so many shards, a CPU each, like 1,2,4
-    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = shards)]
     #[arg(conflicts_with_all = ["peer", "only", "plots"])]
     shards: Vec<u16>,
     /// Draw the part that was lost by the rate as loss.svg and the latency by percentile as latency.svg in this
@@ -107,6 +107,12 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// So many shards.
+fn shards(text: &str) -> Result<u16, String> {
+    let number = text.parse().ok().filter(|shards| (1..=1024).contains(shards));
+    number.ok_or_else(|| "expected numbers of shards from 1 to 1024, like 1,2,4".to_owned())
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Stop> {

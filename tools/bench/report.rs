@@ -106,6 +106,40 @@ impl Report {
     }
 }
 
+/// A measurement that is one table.
+#[derive(Serialize)]
+pub(crate) struct Rows<R> {
+    /// Which.
+    bench: &'static str,
+    host: Host,
+    /// What the numbers of a row that has several are, in their order.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    columns: &'static [&'static str],
+    /// Everything that arrived was right, and the accounts are closed.
+    pub(crate) valid: bool,
+    pub(crate) rows: Vec<R>,
+}
+
+impl<R: Serialize> Rows<R> {
+    /// None so far.
+    pub(crate) fn new(bench: &'static str, columns: &'static [&'static str]) -> Self {
+        Self { bench, host: Host::read(), columns, valid: true, rows: Vec::new() }
+    }
+
+    /// Prints them, for people as this text below the machine; the answer is no when they are not valid.
+    pub(crate) fn say(&self, json: bool, text: &str) -> Result<(), Stop> {
+        if json {
+            common::print_json(self)?;
+        } else {
+            common::print(|out| {
+                self.host.print(out)?;
+                write!(out, "\n{text}")
+            })?;
+        }
+        if self.valid { Ok(()) } else { Err(Stop::No) }
+    }
+}
+
 impl Run {
     fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         let Tally { planned, sent, delivered, forwarded, answered, lost, .. } = self.tally;

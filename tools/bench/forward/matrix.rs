@@ -8,7 +8,7 @@ use super::load::Load;
 use super::operator::{Form, Operator, Size};
 use super::sink::Sink;
 use super::{Args, Bed, Bench};
-use crate::bench::host::Host;
+use crate::bench::report::Rows;
 use crate::outcome::Tally;
 use crate::{Stop, common};
 
@@ -19,15 +19,6 @@ const SENDERS: [u16; 2] = [1, 64];
 
 /// The names of the columns.
 const COLUMNS: [&str; 4] = ["recvmmsg_sendmmsg", "io_uring_gro_segment", "pushplane", "pushplane_send"];
-
-#[derive(serde::Serialize)]
-struct Said {
-    bench: &'static str,
-    host: Host,
-    columns: [&'static str; 4],
-    valid: bool,
-    rows: Vec<Row>,
-}
 
 #[derive(serde::Serialize)]
 struct Row {
@@ -42,8 +33,7 @@ struct Row {
 pub(super) fn run(args: &Args, bed: &Bed) -> Result<(), Stop> {
     let total = TUNNELS.len() * HOPS.len() * PAYLOADS.len() * SENDERS.len();
     let progress = common::Progress::of("forwarding", total as u64);
-    let mut said =
-        Said { bench: "forward", host: Host::read(), columns: COLUMNS, valid: true, rows: Vec::new() };
+    let mut said = Rows::new("forward", &COLUMNS);
     for (tunnel, hops) in TUNNELS.iter().flat_map(|tunnel| HOPS.map(|hops| (*tunnel, hops))) {
         let mut sink = Sink::open(args.sink, hops, bed.clock)?;
         let size = Size { users: args.users, hops, payload: 0 };
@@ -79,20 +69,8 @@ pub(super) fn run(args: &Args, bed: &Bed) -> Result<(), Stop> {
         }
     }
     drop(progress);
-    if args.json {
-        common::print_json(&said)?;
-    } else {
-        common::print(|out| {
-            said.host.print(out)?;
-            write!(
-                out,
-                "\nCPU ns a datagram under a flood, the best of {} rounds\n{}",
-                args.rounds,
-                table(&said.rows)
-            )
-        })?;
-    }
-    if said.valid { Ok(()) } else { Err(Stop::No) }
+    let title = format!("CPU ns a datagram under a flood, the best of {} rounds", args.rounds);
+    said.say(args.json, &format!("{title}\n{}", table(&said.rows)))
 }
 
 fn table(rows: &[Row]) -> String {

@@ -11,17 +11,9 @@ use super::load::Load;
 use super::operator::{Operator, Size};
 use super::sink::Sink;
 use super::{Args, Bed, Bench};
-use crate::bench::host::Host;
+use crate::bench::report::Rows;
 use crate::outcome::Tally;
 use crate::{Stop, common};
-
-#[derive(serde::Serialize)]
-struct Said {
-    bench: &'static str,
-    host: Host,
-    valid: bool,
-    rows: Vec<Row>,
-}
 
 #[derive(Clone, serde::Serialize)]
 struct Row {
@@ -46,7 +38,7 @@ pub(super) fn run(args: &Args, bed: &Bed) -> Result<(), Stop> {
     let size = Size { users: args.users, hops: args.hops, payload: args.payload.into() };
     let mut operator = Operator::new(bed.folder.path(), size, args.tunnel, sink.first());
     let progress = common::Progress::of("forwarding", 2 * args.shards.len() as u64);
-    let mut said = Said { bench: "forward", host: Host::read(), valid: true, rows: Vec::new() };
+    let mut said = Rows::new("forward", &[]);
     for &shards in &args.shards {
         for (name, lines) in [("pushplane", ""), ("pushplane_send", ONE_BY_ONE)] {
             let (own, others) = bed.cpus.split_at(shards.into());
@@ -74,15 +66,7 @@ pub(super) fn run(args: &Args, bed: &Bed) -> Result<(), Stop> {
         }
     }
     drop(progress);
-    if args.json {
-        common::print_json(&said)?;
-    } else {
-        common::print(|out| {
-            said.host.print(out)?;
-            write!(out, "\n{}", table(&said.rows))
-        })?;
-    }
-    if said.valid { Ok(()) } else { Err(Stop::No) }
+    said.say(args.json, &table(&said.rows))
 }
 
 /// A shard's capacity is what it forwards with a core to itself; what is forwarded is as much as generators offer.
