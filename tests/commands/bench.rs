@@ -1,8 +1,13 @@
 //! `pushplane bench`: small runs, whose figures say nothing and whose answers must still be right.
 
 use std::net::UdpSocket;
+use std::path::Path;
+use std::process::Command;
 
-use crate::Folder;
+use serde_json::Value;
+
+use crate::netns::skip;
+use crate::{Folder, ROOT};
 
 #[test]
 fn registrations_are_measured_and_survive_a_kill() {
@@ -68,7 +73,7 @@ fn forwarders_are_measured_side_by_side() {
             );
         }
         // What loses nothing loses little.
-        let rate = |run: &serde_json::Value, name| run["figures"][name].as_f64().unwrap_or(0.0);
+        let rate = |run: &Value, name| run["figures"][name].as_f64().unwrap_or(0.0);
         assert!(runs.iter().all(|run| rate(run, "ndr_per_s") <= rate(run, "pdr_per_s")), "{report}");
         // Whatever arrived was compared; how much did is this machine's affair.
         assert!(runs.iter().all(|run| run["delivered"].as_u64().unwrap() > 0), "{report}");
@@ -98,6 +103,28 @@ fn forwarding_is_measured_by_shape_and_by_shards() {
     assert!(shards.iter().all(|row| row["forwarded_per_s"].as_f64().unwrap() > 0.0), "{shards:?}");
 }
 
+/// By the script that makes the namespaces; what it measures is compared like everywhere.
+#[test]
+fn forwarding_is_measured_over_virtual_ethernet() {
+    let ran = Command::new(Path::new(ROOT).join("tools/peers/veth.sh"))
+        .args("--users 2000 --rounds 1 --turn 60 --rate 1000 --json".split(' '))
+        .env("PUSHPLANE", env!("CARGO_BIN_EXE_pushplane"))
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    if ran.status.code() == Some(2) || err.contains("left out") {
+        return skip("forwarding over virtual Ethernet", &err);
+    }
+    assert!(ran.status.success(), "{out}{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    let runs = report["runs"].as_array().unwrap();
+    for name in ["recvmmsg_sendmmsg", "pushplane_sockets", "nftables"] {
+        let run = runs.iter().find(|run| run["name"] == name).unwrap_or_else(|| panic!("{name} in {report}"));
+        assert!(run["delivered"].as_u64().unwrap() > 0, "{run}");
+        assert!(run["figures"]["mrr_per_s"].as_f64().unwrap() > 0.0, "{run}");
+    }
+}
+
 /// Wrong answers would end the program.
 #[test]
 fn lookups_are_measured_and_drawn_by_size() {
@@ -124,10 +151,16 @@ fn what_cannot_be_measured_is_refused() {
     folder.run("bench forward --sink 192.0.2.1:9").wrong("127.0.0.0/8");
     folder.run("bench forward --peer nginx=127.0.0.1:9").wrong("NAME=ADDRESS/PID");
     folder.run("bench forward --peer nginx=127.0.0.1:9/0").wrong("no process 0");
+    folder.run("bench forward --peer nft=127.0.0.1:9/absent").wrong("expected a process or a network device");
+    folder.run("bench forward --users 10 --peer nft=127.0.0.1:9/lo").wrong("expected --namespace with it");
+    folder.run("bench forward --namespace absent").wrong("NAME=ADDRESS");
+    folder.run("bench forward --namespace absent=198.18.0.2").wrong("/run/netns/absent");
     folder.run("bench forward --users 10 --only nobody").wrong("--only");
     folder.run("bench forward --users 10 --shards 1024").wrong("each shard needs one of its own");
     for shards in ["1,x", "0", "1025", "1,"] {
-        folder.run(&format!("bench forward --shards {shards}")).wrong("expected numbers of shards from 1 to 1024");
+        folder
+            .run(&format!("bench forward --shards {shards}"))
+            .wrong("expected numbers of shards from 1 to 1024");
     }
     folder.run("bench forward --matrix --hops 2").wrong("--hops");
     folder.run("bench register --users 0").wrong("--users");

@@ -5,6 +5,8 @@
 mod bench;
 mod check;
 mod explain;
+#[path = "../common/netns.rs"]
+mod netns;
 mod replay;
 mod tables;
 

@@ -17,12 +17,12 @@ mod forwarder;
 mod load;
 mod matrix;
 mod operator;
+mod place;
 mod scale;
 mod search;
 mod sink;
 mod sockets;
 
-use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -38,6 +38,7 @@ use tempfile::TempDir;
 use self::forwarder::{Forwarder, Named};
 use self::load::{Load, Paced};
 use self::operator::{Form, Operator, Size};
+use self::place::Place;
 use self::search::Search;
 use self::sink::{Arrived, Sink};
 use super::plot::{self, Curve, Plot};
@@ -87,18 +88,23 @@ pub(crate) struct Args {
     /// Where the first next hop stands: others must know it beforehand [default: a free port]
     #[arg(long, value_name = "ADDRESS", default_value = "127.2.0.1:0")]
     sink: Endpoint,
-    /// Another forwarder: its name, where it listens, and its process
+    /// Another forwarder: its name, where it listens, and its process; or, where the kernel itself forwards, the network
+    /// device by which that comes back
     #[arg(long, value_name = "NAME=ADDRESS/PID")]
     peer: Vec<Named>,
+    /// Forwarders stand in this network namespace and listen at this address: what they forward crosses whatever lies in
+    /// between. CPU time is then all that their CPU does, interrupts included
+    #[arg(long, value_name = "NAME=ADDRESS")]
+    namespace: Option<Place>,
     /// Measure only forwarders whose names have this in them
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Instead: CPU time for payloads of 64 and 256 bytes, 1, 16 and 1000 next hops, 1 and 64 senders, vxlan and plain
-    #[arg(long, conflicts_with_all = ["peer", "only", "plots", "shards", "payload", "hops", "senders", "tunnel"])]
+    #[arg(long, conflicts_with_all = ["peer", "namespace", "only", "plots", "shards", "payload", "hops", "senders", "tunnel"])]
     matrix: bool,
     /// Instead: CPU time and rate of a server with so many shards, a CPU each, like 1,2,4
     #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = shards)]
-    #[arg(conflicts_with_all = ["peer", "only", "plots"])]
+    #[arg(conflicts_with_all = ["peer", "namespace", "only", "plots"])]
     shards: Vec<u16>,
     /// Draw the part that was lost by the rate as loss.svg and the latency by percentile as latency.svg in this
     /// directory, and keep the raw histograms as latency.hlog
@@ -119,7 +125,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     if let Some(plots) = &args.plots {
         plot::folder(plots)?;
     }
-    let bed = Bed::new()?;
+    let bed = Bed::new(args.namespace.clone())?;
     match () {
         () if args.matrix => matrix::run(args, &bed),
         () if !args.shards.is_empty() => scale::run(args, &bed),
@@ -134,22 +140,29 @@ struct Bed {
     cpus: &'static [usize],
     /// Where servers have their files.
     folder: TempDir,
+    /// Where forwarders stand.
+    place: Place,
 }
 
 impl Bed {
-    fn new() -> Result<Self, Stop> {
+    fn new(namespace: Option<Place>) -> Result<Self, Stop> {
         let cpus = allowed_cpus();
         if cpus.is_empty() {
             return Err(Stop::Failed("no CPU is allowed to this process".to_owned()));
         }
         let folder =
             tempfile::tempdir().map_err(|error| Stop::Failed(format!("no temporary folder: {error}")))?;
-        Ok(Self { clock: Clock::start(), cpus, folder })
+        Ok(Self { clock: Clock::start(), cpus, folder, place: namespace.unwrap_or(Place::LOOPBACK) })
     }
 
     /// Where the forwarder runs.
     fn first(&self) -> usize {
         self.cpus[0]
+    }
+
+    /// The CPU that is a forwarder's as a whole, where it is.
+    fn whole_cpu(&self) -> Option<usize> {
+        self.place.is_apart().then(|| self.first())
     }
 
     /// Where generator and sink run.
@@ -174,8 +187,7 @@ fn side_by_side(args: &Args, bed: &Bed) -> Result<(), Stop> {
     let mut sink = Sink::open(args.sink, args.hops, clock)?;
     let size = Size { users: args.users, hops: args.hops, payload: args.payload.into() };
     let mut operator = Operator::new(bed.folder.path(), size, args.tunnel, sink.first());
-    let forwarders =
-        forwarder::all(&mut operator, &sink, &args.peer, bed.first(), clock, args.only.as_deref())?;
+    let forwarders = forwarder::all(&mut operator, &sink, bed, &args.peer, args.only.as_deref())?;
     if forwarders.is_empty() {
         return Err(Stop::Wrong("--only: no forwarder has a name like that".to_owned()));
     }
@@ -204,7 +216,7 @@ fn side_by_side(args: &Args, bed: &Bed) -> Result<(), Stop> {
     }
     drop(progress);
     let plainest = forwarders.iter().zip(&measured).find(|(forwarder, _)| forwarder.name == PLAINEST);
-    let plainest = plainest.map_or(f64::NAN, |(_, measured)| measured.cpu_ns);
+    let plainest = plainest.map_or(f64::NAN, |(_, measured)| measured.cheapest().cpu_ns);
     if let Some(plots) = &args.plots {
         draw(plots, &forwarders, &measured)?;
     }
@@ -262,8 +274,8 @@ fn draw(folder: &Path, forwarders: &[Forwarder], measured: &[Measured]) -> Resul
 /// All of them side by side.
 fn table(runs: &[Run]) -> String {
     let mut text = format!(
-        "{:<22} {:>9} {:>7} {:>11} {:>11} {:>11} {:>10} {:>10}\n",
-        "", "CPU ns", "ratio", "MRR /s", "PDR /s", "NDR /s", "p50 us", "p99 us"
+        "{:<22} {:>9} {:>7} {:>6} {:>9} {:>11} {:>11} {:>11} {:>10} {:>10}\n",
+        "", "CPU ns", "ratio", "busy", "at 90 %", "MRR /s", "PDR /s", "NDR /s", "p50 us", "p99 us"
     );
     for Run { name, tally, figures, .. } in runs {
         let figure = |name, digits: usize| match figures.get(name).filter(|value| value.is_finite()) {
@@ -272,9 +284,11 @@ fn table(runs: &[Run]) -> String {
         };
         let us = |ns: u64| format!("{:.1}", ns as f64 / 1e3);
         text += &format!(
-            "{name:<22} {:>9} {:>7} {:>11} {:>11} {:>11} {:>10} {:>10}\n",
+            "{name:<22} {:>9} {:>7} {:>6} {:>9} {:>11} {:>11} {:>11} {:>10} {:>10}\n",
             figure("cpu_ns", 0),
             figure("cpu_ratio", 3),
+            figure("busy_ratio", 2),
+            figure("cpu_at_90_ns", 0),
             figure("mrr_per_s", 0),
             figure("pdr_per_s", 0),
             figure("ndr_per_s", 0),
@@ -291,12 +305,6 @@ const PLAINEST: &str = "recvmmsg_sendmmsg";
 /// How long a flood goes on before it is measured: caches, and a forwarder that slept.
 const WARM: Duration = Duration::from_millis(100);
 
-/// A port of loopback that was free a moment ago.
-fn free_address() -> Result<Endpoint, Stop> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
-    socket.map(Endpoint::from).map_err(|error| Stop::Failed(format!("loopback cannot be bound: {error}")))
-}
-
 struct Bench<'a> {
     turn: Duration,
     operator: &'a Operator,
@@ -310,16 +318,19 @@ struct Bench<'a> {
 const LOADS: [LoadLevel; 3] = [
     LoadLevel {
         part: 0.1,
+        cpu: ("cpu_at_10_ns", "ns of CPU a datagram at 10 percent of the PDR, where none is lost"),
         p50: ("p50_at_10_ns", "ns latency at 10 percent of the PDR, p50"),
         p99: ("p99_at_10_ns", "the same, p99"),
     },
     LoadLevel {
         part: 0.5,
+        cpu: ("cpu_at_50_ns", "ns of CPU a datagram at 50 percent of the PDR, where none is lost"),
         p50: ("p50_at_50_ns", "ns latency at 50 percent of the PDR, p50"),
         p99: ("p99_at_50_ns", "the same, p99"),
     },
     LoadLevel {
         part: 0.9,
+        cpu: ("cpu_at_90_ns", "ns of CPU a datagram at 90 percent of the PDR, where none is lost"),
         p50: ("p50_at_90_ns", "ns latency at 90 percent of the PDR, p50"),
         p99: ("p99_at_90_ns", "the same, p99"),
     },
@@ -333,21 +344,34 @@ const TRIALS: usize = 12;
 /// A load, and the names of what is measured there.
 struct LoadLevel {
     part: f64,
+    cpu: (&'static str, &'static str),
     p50: (&'static str, &'static str),
     p99: (&'static str, &'static str),
 }
 
+/// What a flood cost.
+#[derive(Clone, Copy)]
+struct Flood {
+    /// CPU time a datagram.
+    cpu_ns: f64,
+    /// Forwarded.
+    rate_per_s: f64,
+}
+
+/// What a datagram takes at some load.
+struct Loaded {
+    cpu_ns: f64,
+    latency: Percentiles,
+}
+
 /// What was measured of one forwarder: the best of all rounds.
 struct Measured {
-    /// CPU time a datagram, of each round.
-    cpu_rounds_ns: Vec<f64>,
-    cpu_ns: f64,
-    /// Forwarded under the flood.
-    rate_per_s: f64,
+    /// Of each round.
+    floods: Vec<Flood>,
     ndr_per_s: f64,
     pdr_per_s: f64,
     /// At each of [`LOADS`].
-    loaded: Vec<Percentiles>,
+    loaded: Vec<Loaded>,
     /// Rates that were tried, and the part that each lost.
     trials: Vec<(f64, f64)>,
     /// On the schedule: that round with the least p99.
@@ -360,9 +384,7 @@ impl Default for Measured {
     fn default() -> Self {
         let tally = Tally { valid: true, ..Tally::default() };
         Self {
-            cpu_rounds_ns: Vec::new(),
-            cpu_ns: f64::INFINITY,
-            rate_per_s: 0.0,
+            floods: Vec::new(),
             ndr_per_s: f64::NAN,
             pdr_per_s: f64::NAN,
             loaded: Vec::new(),
@@ -378,10 +400,8 @@ impl Bench<'_> {
     /// A forwarder's turn of a round.
     fn turn(&mut self, forwarder: &Forwarder, rate: u64, measured: &mut Measured) -> Result<(), Stop> {
         if !forwarder.spins {
-            let (cpu_ns, rate_per_s) = self.flood(forwarder, &mut measured.tally)?;
-            measured.cpu_rounds_ns.push(cpu_ns);
-            measured.cpu_ns = measured.cpu_ns.min(cpu_ns);
-            measured.rate_per_s = measured.rate_per_s.max(rate_per_s);
+            let flood = self.flood(forwarder, &mut measured.tally)?;
+            measured.floods.push(flood);
         }
         self.load.aim(forwarder.address)?;
         let (paced, arrived) = self.paced(forwarder, rate, 1, self.turn);
@@ -400,8 +420,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// CPU time a datagram under a flood, and how many were forwarded a second.
-    fn flood(&mut self, forwarder: &Forwarder, tally: &mut Tally) -> Result<(f64, f64), Stop> {
+    /// What a flood costs.
+    fn flood(&mut self, forwarder: &Forwarder, tally: &mut Tally) -> Result<Flood, Stop> {
         let Self { turn, operator, sink, load, generators } = self;
         load.aim(forwarder.address)?;
         let stop = AtomicBool::new(false);
@@ -433,7 +453,7 @@ impl Bench<'_> {
         tally.valid &= sink.arrived.wrong == 0;
         let forwarded = after.forwarded.saturating_sub(before.forwarded) as f64;
         let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / forwarded;
-        Ok((cpu_ns, forwarded / ((after.ns - before.ns) as f64 / 1e9)))
+        Ok(Flood { cpu_ns, rate_per_s: forwarded / ((after.ns - before.ns) as f64 / 1e9) })
     }
 
     /// What arrives of a schedule.
@@ -454,7 +474,7 @@ impl Bench<'_> {
     /// and twice that; and latency below.
     fn limits(&mut self, forwarder: &Forwarder, measured: &mut Measured) -> Result<(), Stop> {
         self.load.aim(forwarder.address)?;
-        let rate_per_s = measured.rate_per_s;
+        let rate_per_s = measured.most_per_s();
         let mut search = Search::between(rate_per_s / 100.0, rate_per_s * 2.0, TRIALS);
         for loss_max in [LOSS_MAX, 0.0] {
             while let Some(rate) = search.next(loss_max) {
@@ -470,8 +490,10 @@ impl Bench<'_> {
         for LoadLevel { part, .. } in &LOADS {
             let rate = (measured.pdr_per_s * part) as u64;
             if rate > 0 {
+                let before = forwarder.cpu_ns();
                 let (_, arrived) = self.paced(forwarder, rate, load::together(rate), self.turn);
-                measured.loaded.push(Percentiles::of(&arrived.latency));
+                let cpu_ns = (forwarder.cpu_ns() - before) as f64 / arrived.datagrams as f64;
+                measured.loaded.push(Loaded { cpu_ns, latency: Percentiles::of(&arrived.latency) });
             }
         }
         Ok(())
@@ -486,20 +508,38 @@ struct Seen {
 }
 
 impl Measured {
+    /// The round in which a datagram took least.
+    fn cheapest(&self) -> Flood {
+        let least = self.floods.iter().min_by(|one, other| one.cpu_ns.total_cmp(&other.cpu_ns));
+        least.copied().unwrap_or(Flood { cpu_ns: f64::NAN, rate_per_s: f64::NAN })
+    }
+
+    /// Of all rounds.
+    fn most_per_s(&self) -> f64 {
+        self.floods.iter().map(|flood| flood.rate_per_s).fold(0.0, f64::max)
+    }
+
     fn into_run(self, forwarder: &Forwarder, plainest: f64) -> Result<Run, Stop> {
-        let Self { cpu_ns, rate_per_s, mut tally, seconds, .. } = self;
+        let (Flood { cpu_ns, rate_per_s }, most_per_s) = (self.cheapest(), self.most_per_s());
+        let Self { mut tally, seconds, .. } = self;
         let mut figures = Figures::default();
         if !forwarder.spins {
             figures.add("cpu_ns", "ns of CPU a datagram under a flood, the best round", cpu_ns);
-            figures.add("cpu_median_ns", "the median of the rounds", median(self.cpu_rounds_ns));
+            figures.add(
+                "cpu_median_ns",
+                "the median of the rounds",
+                median(self.floods.iter().map(|flood| flood.cpu_ns).collect()),
+            );
+            figures.add("busy_ratio", "of a CPU's time, in the best round", cpu_ns * rate_per_s / 1e9);
             figures.add("cpu_ratio", "of what the bare recvmmsg and sendmmsg needs", cpu_ns / plainest);
             figures.add("core_per_s", "a second, for a core to itself", 1e9 / cpu_ns);
-            figures.add("mrr_per_s", "forwarded a second under the flood (MRR)", rate_per_s);
+            figures.add("mrr_per_s", "forwarded a second under the flood (MRR)", most_per_s);
             figures.add("pdr_per_s", "a second losing at most 0.5 percent (PDR)", self.pdr_per_s);
             figures.add("ndr_per_s", "a second without losing one (NDR)", self.ndr_per_s);
             for (load, of) in LOADS.iter().zip(&self.loaded) {
-                figures.add(load.p50.0, load.p50.1, of.p50 as f64);
-                figures.add(load.p99.0, load.p99.1, of.p99 as f64);
+                figures.add(load.cpu.0, load.cpu.1, of.cpu_ns);
+                figures.add(load.p50.0, load.p50.1, of.latency.p50 as f64);
+                figures.add(load.p99.0, load.p99.1, of.latency.p99 as f64);
             }
         }
         let (dropped, closed) = forwarder.accounts()?;

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "system calls and rings without a library in between")]
 
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::Arc;
@@ -77,10 +77,9 @@ struct Shared {
 }
 
 impl Bare {
-    /// Starts one on this CPU.
-    pub(super) fn start(way: Way, hops: &[Endpoint], cpu: usize) -> Result<Self, Stop> {
+    /// Starts one with this socket on this CPU.
+    pub(super) fn start(way: Way, socket: UdpSocket, hops: &[Endpoint], cpu: usize) -> Result<Self, Stop> {
         let failed = |error: io::Error| Stop::Failed(format!("a bare forwarder's socket failed: {error}"));
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
         let reference = socket2::SockRef::from(&socket);
         let _ = reference.set_recv_buffer_size(BUFFER_BYTES);
         let _ = reference.set_send_buffer_size(BUFFER_BYTES);

@@ -42,7 +42,8 @@ impl Load {
     pub(super) fn new(operator: &Operator, senders: u16, clock: Clock) -> Result<Self, Stop> {
         let failed = |error| Stop::Failed(format!("the generator's socket failed: {error}"));
         let open = |_| {
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+            // By whatever way leads to the forwarder.
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(failed)?;
             sockets::segment(&socket, operator.push_bytes()).map_err(failed)?;
             Ok(socket)
         };

@@ -38,12 +38,11 @@ pub(super) fn run(args: &Args, bed: &Bed) -> Result<(), Stop> {
         let mut sink = Sink::open(args.sink, hops, bed.clock)?;
         let size = Size { users: args.users, hops, payload: 0 };
         let mut operator = Operator::new(bed.folder.path(), size, tunnel, sink.first());
-        let cpu = bed.first();
         let forwarders = [
-            forwarder::bare(Way::Batches, &sink, cpu)?,
-            forwarder::bare(Way::Coalesced, &sink, cpu)?,
-            forwarder::serve(&mut operator, (COLUMNS[2], "serve"), &[cpu], "", bed.clock)?,
-            forwarder::serve(&mut operator, (COLUMNS[3], "serve"), &[cpu], ONE_BY_ONE, bed.clock)?,
+            forwarder::bare(Way::Batches, &sink, bed)?,
+            forwarder::bare(Way::Coalesced, &sink, bed)?,
+            forwarder::serve(&mut operator, (COLUMNS[2], "serve"), &[bed.first()], "", bed)?,
+            forwarder::serve(&mut operator, (COLUMNS[3], "serve"), &[bed.first()], ONE_BY_ONE, bed)?,
         ];
         operator.settle();
         let generators = [bed.last()];
@@ -58,7 +57,7 @@ pub(super) fn run(args: &Args, bed: &Bed) -> Result<(), Stop> {
             bed.on_last(|| {
                 for _ in 0..args.rounds {
                     for (forwarder, best) in forwarders.iter().zip(&mut cpu_ns) {
-                        *best = best.min(bench.flood(forwarder, &mut tally)?.0);
+                        *best = best.min(bench.flood(forwarder, &mut tally)?.cpu_ns);
                     }
                 }
                 Ok(())

@@ -48,6 +48,15 @@ pub(super) struct Size {
     pub(super) payload: usize,
 }
 
+/// Where load and next hops may stand: loopback, and what is set apart for benchmarks (RFC 2544, appendix C.2.2).
+const INSIDE: [(Ipv4Addr, u8); 2] = [(Ipv4Addr::new(127, 0, 0, 0), 8), (Ipv4Addr::new(198, 18, 0, 0), 15)];
+
+/// Whether an address is one of those.
+pub(super) fn is_inside(address: Endpoint) -> bool {
+    let Some(ip) = address.ipv4().map(u32::from_be_bytes) else { return false };
+    INSIDE.iter().any(|(network, bits)| (ip ^ u32::from(*network)) >> (32 - bits) == 0)
+}
+
 /// The operator.
 pub(super) struct Operator {
     pub(super) size: Size,
@@ -88,7 +97,7 @@ impl Operator {
         let app = App {
             id: APP,
             name: "mail".to_owned(),
-            sources: Some(vec![(Ipv4Addr::LOCALHOST.into(), 8)]),
+            sources: Some(INSIDE.map(|(network, bits)| (network.into(), bits)).into()),
             users: false,
             rule: Rule::Normal,
             rate: None,

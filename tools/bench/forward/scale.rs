@@ -10,7 +10,7 @@ use super::forwarder::{self, ONE_BY_ONE};
 use super::load::Load;
 use super::operator::{Operator, Size};
 use super::sink::Sink;
-use super::{Args, Bed, Bench};
+use super::{Args, Bed, Bench, Flood};
 use crate::bench::report::Rows;
 use crate::outcome::Tally;
 use crate::{Stop, common};
@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args, bed: &Bed) -> Result<(), Stop> {
     for &shards in &args.shards {
         for (name, lines) in [("pushplane", ""), ("pushplane_send", ONE_BY_ONE)] {
             let (own, others) = bed.cpus.split_at(shards.into());
-            let served = forwarder::serve(&mut operator, (name, "serve"), own, lines, bed.clock)?;
+            let served = forwarder::serve(&mut operator, (name, "serve"), own, lines, bed)?;
             let last = [bed.last()];
             let generators = if others.is_empty() { &last } else { others };
             let senders = usize::from(args.senders).max(generators.len()) as u16;
@@ -54,9 +54,9 @@ pub(super) fn run(args: &Args, bed: &Bed) -> Result<(), Stop> {
             let mut row = Row { name, shards, shared, cpu_ns: f64::INFINITY, forwarded_per_s: 0.0 };
             bed.on_last(|| {
                 for _ in 0..args.rounds {
-                    let (cpu_ns, forwarded_per_s) = bench.flood(&served, &mut tally)?;
+                    let Flood { cpu_ns, rate_per_s } = bench.flood(&served, &mut tally)?;
                     row.cpu_ns = row.cpu_ns.min(cpu_ns);
-                    row.forwarded_per_s = row.forwarded_per_s.max(forwarded_per_s);
+                    row.forwarded_per_s = row.forwarded_per_s.max(rate_per_s);
                 }
                 Ok(())
             })?;

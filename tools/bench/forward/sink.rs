@@ -1,4 +1,4 @@
-//! The next hops: any number of addresses of loopback, all of them one socket's.
+//! The next hops: any number of addresses of this host, all of them one socket's.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use pushplane::clock::Clock;
 use pushplane::id::Endpoint;
 
-use super::operator::{Form, Operator, hop};
+use super::operator::{Form, Operator, hop, is_inside};
 use super::sockets;
 use crate::Stop;
 use crate::outcome::histogram;
@@ -46,11 +46,10 @@ impl Sink {
     /// Opens it: `first` is the first next hop, with port 0 for any.
     pub(super) fn open(first: Endpoint, hops: u16, clock: Clock) -> Result<Self, Stop> {
         let wrong = |why: String| Stop::Wrong(format!("--sink {first}: {why}"));
-        let inside = |at: Endpoint| at.ipv4().is_some_and(|ip| ip[0] == 127);
-        if !inside(first) || !inside(hop(first, hops)) {
-            return Err(wrong(
-                "expected addresses in 127.0.0.0/8, enough of them for all next hops".to_owned(),
-            ));
+        if !is_inside(first) || !is_inside(hop(first, hops)) {
+            let expected =
+                "expected addresses in 127.0.0.0/8 or 198.18.0.0/15, enough of them for all next hops";
+            return Err(wrong(expected.to_owned()));
         }
         let failed = |error: std::io::Error| wrong(error.to_string());
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, first.port())).map_err(failed)?;
