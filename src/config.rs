@@ -142,7 +142,7 @@ pub struct Limits {
     /// The longest datagram taken, bytes. 1472 to 65507.
     pub datagram_max: usize,
     /// Datagrams that a shard holds at once, received or being sent. × (`datagram_max` + 192 bytes, and 450 of
-    /// accounts): 1024 × 2.6 KiB = 2.6 MiB a shard; besides, 4.4 MiB to receive into and to send from, of
+    /// accounts): 4096 × 2.7 KiB = 11 MiB a shard; besides, 4.5 MiB to receive into and to send from, of
     /// which only what datagrams have touched is there.
     pub frames: usize,
     /// Receipts that a shard can owe at once, for 32 s each. × 64 bytes: 262 144 × 64 B = 16 MiB a shard.
@@ -190,7 +190,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             datagram_max: 2048,
-            frames: 1024,
+            frames: 4096,
             receipts: 1 << 18,
             replays: 1 << 22,
             reject_sources: 1 << 16,

@@ -89,6 +89,12 @@ pub trait Port {
         0
     }
 
+    /// How many next hops had the burst that was sent last, as far as datagrams to one of them leave as one: the more
+    /// there are, the larger a burst is worth being.
+    fn spread(&self) -> usize {
+        0
+    }
+
     /// What it has done so far.
     fn counts(&self) -> Counts {
         Counts::default()
@@ -148,6 +154,10 @@ impl<P: Port + ?Sized> Port for Box<P> {
 
     fn kernel_drops(&mut self) -> u64 {
         (**self).kernel_drops()
+    }
+
+    fn spread(&self) -> usize {
+        (**self).spread()
     }
 
     fn counts(&self) -> Counts {

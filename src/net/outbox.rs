@@ -5,7 +5,7 @@ use crate::id::Endpoint;
 use crate::packet::{Done, Frame, FramePool, Tx};
 
 /// Datagrams from the moment that the port takes them to the moment that their fate is known, each in the place
-/// of its frame's number. Costs 80 bytes a frame besides what [`Groups`] costs.
+/// of its frame's number. Costs 80 bytes a frame and 128 KiB, besides what [`Groups`] costs.
 #[derive(Debug)]
 pub(super) struct Outbox {
     places: Box<[Option<Tx>]>,
@@ -26,6 +26,11 @@ impl Outbox {
             segments,
             count: 0,
         }
+    }
+
+    /// To how many next hops those went that were loaded last; 0 where each leaves alone.
+    pub(super) const fn spread(&self) -> usize {
+        self.groups.hops()
     }
 
     /// Datagrams whose fate is not known yet.
@@ -165,11 +170,12 @@ pub(super) enum Path {
     Refused,
 }
 
-/// What is known of the ways to next hops. An entry for each hash: whoever collides is learned again.
+/// What is known of the ways to next hops. An entry for each hash: whoever collides is learned again, for a call of the
+/// kernel's. So there are some times as many as next hops.
 #[derive(Debug)]
-struct Paths(Box<[Known; PATHS]>);
+struct Paths(Box<[Known]>);
 
-const PATHS: usize = 256;
+const PATHS: usize = 4096;
 
 /// So many groups are sent one by one before one is tried again: routes change.
 const REFUSALS: u16 = 1024;
@@ -192,7 +198,7 @@ impl Known {
 
 impl Paths {
     fn new() -> Self {
-        Self(Box::new([Known::NOTHING; PATHS]))
+        Self(vec![Known::NOTHING; PATHS].into())
     }
 
     fn entry(&mut self, group: &Group) -> &mut Known {

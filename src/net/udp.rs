@@ -441,6 +441,10 @@ impl Port for Udp {
         Ok(())
     }
 
+    fn spread(&self) -> usize {
+        self.outbox.spread()
+    }
+
     fn counts(&self) -> Counts {
         self.counts
     }
