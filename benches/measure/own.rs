@@ -113,17 +113,11 @@ impl World {
             let passes = app.is_some_and(|app| app.in_sources(self.senders[train % SENDERS]));
             allowed |= (u128::from(passes) * ((1 << TRAIN) - 1)) << (train * TRAIN);
         }
-        for key in keys.iter_mut() {
-            moment.prefetch_lines(key);
-        }
-        if moment.has_live() {
-            // All of these users have a row.
-            assert!(!keys.iter_mut().fold(false, |more, key| more | moment.prefetch_live(key)));
-        }
         let mut sum = 0u64;
-        for (place, (key, id)) in keys.iter().zip(ids).enumerate() {
-            if allowed >> place & 1 == 0 || moment.route(*id) != tables.own() {
-                continue;
+        let decide = |keys: &mut [Key], place: usize| {
+            let (key, id) = (&keys[place], ids[place]);
+            if allowed >> place & 1 == 0 || moment.route(id) != tables.own() {
+                return;
             }
             moment.each(key, |known| {
                 if known.is_live(NOW)
@@ -134,7 +128,8 @@ impl World {
                     sum = sum.wrapping_add(answer(gateway, private));
                 }
             });
-        }
+        };
+        moment.in_steps(keys, ids.len(), false, |keys, at| keys.get_mut(at), decide);
         sum
     }
 
@@ -261,13 +256,13 @@ impl World {
             *key = moment.key(*id);
             moment.prefetch(key);
         }
-        keys.iter_mut().for_each(|key| moment.prefetch_lines(key));
         let mut sum = 0u64;
-        for key in keys.iter() {
-            moment.each(key, |known| {
+        let decide = |keys: &mut [Key], at: usize| {
+            moment.each(&keys[at], |known| {
                 sum = sum.wrapping_add(known.private().map_or(0, |private| answer(0, private)));
             });
-        }
+        };
+        moment.in_steps(keys, ids.len(), false, |keys, at| keys.get_mut(at), decide);
         sum
     }
 

@@ -1,7 +1,7 @@
 //! Third stage: where each message goes (PROTOCOL.md, steps 3 to 5).
 
 use super::terminals::Known;
-use super::{Cell, Exchange, Hop, Moment, Plane, Read, Send, Trace, Verdict};
+use super::{Cell, Exchange, Hop, Key, Moment, Plane, Read, Send, Trace, Verdict};
 use crate::id::Endpoint;
 use crate::packet::Burst;
 use crate::reason::Reason;
@@ -13,61 +13,44 @@ const NETWORK_REQUESTED: u8 = 2;
 
 impl Plane {
     pub(super) fn resolve(&mut self, moment: &Moment<'_>, burst: &Burst, trace: &mut impl Trace) {
-        let is_pending = |cell: &&mut Cell| cell.verdict == Verdict::Pending;
-        // Step by step what is needed is brought near, each over the whole burst …
-        for cell in self.cells.iter_mut().filter(is_pending) {
-            moment.prefetch_lines(&mut cell.key);
-        }
-        if moment.has_live() {
-            self.prefetch_live(moment);
-        }
-        // … and decided.
-        for (at, (cell, row)) in self.cells.iter_mut().zip(&burst.rows).enumerate() {
-            cell.first_send = self.sends.len();
-            let (Verdict::Pending, Read::Message(message), Some(frame)) =
-                (cell.verdict, &cell.read, &row.frame)
-            else {
-                continue;
-            };
-            let mut resolver = Resolver {
-                moment,
-                from: row.from,
-                message,
-                bytes: frame.bytes(),
-                row: at,
-                sends: &mut self.sends,
-                queries: false,
-            };
-            cell.verdict = match resolver.resolve(cell, trace) {
-                Ok(verdict) => verdict,
-                Err(reason) => {
-                    trace.step(at, || format!("{reason}: {}", reason.text()));
-                    Verdict::Drop(reason)
-                }
-            };
-            cell.sends = self.sends.len() - cell.first_send;
-        }
+        let (count, eager) = (self.cells.len(), self.strangers);
+        let resolve = |plane: &mut Self, at| plane.resolve_one(moment, burst, at, trace);
+        moment.in_steps(self, count, eager, Self::pending_key, resolve);
         self.strangers = moment.met_strangers();
     }
 
-    /// What is to be read where something is live: mostly a step, and more where the burst before had need of them.
-    fn prefetch_live(&mut self, moment: &Moment<'_>) {
-        let pending = |cell: &&mut Cell| cell.verdict == Verdict::Pending;
-        let mut more = self.strangers;
-        for cell in self.cells.iter_mut().filter(pending) {
-            more |= moment.prefetch_live(&mut cell.key);
-        }
-        let mut strangers = false;
-        if more {
-            for cell in self.cells.iter_mut().filter(pending) {
-                strangers |= moment.prefetch_rest(&mut cell.key);
+    /// Where the destination of a message is looked for, as long as nothing else was decided on it.
+    #[inline(always)]
+    fn pending_key(&mut self, at: usize) -> Option<&mut Key> {
+        let pending = self.cells.get_mut(at).filter(|cell| cell.verdict == Verdict::Pending)?;
+        Some(&mut pending.key)
+    }
+
+    #[inline(always)]
+    fn resolve_one(&mut self, moment: &Moment<'_>, burst: &Burst, at: usize, trace: &mut impl Trace) {
+        let (cell, row) = (&mut self.cells[at], &burst.rows[at]);
+        cell.first_send = self.sends.len();
+        let (Verdict::Pending, Read::Message(message), Some(frame)) = (cell.verdict, &cell.read, &row.frame)
+        else {
+            return;
+        };
+        let mut resolver = Resolver {
+            moment,
+            from: row.from,
+            message,
+            bytes: frame.bytes(),
+            row: at,
+            sends: &mut self.sends,
+            queries: false,
+        };
+        cell.verdict = match resolver.resolve(cell, trace) {
+            Ok(verdict) => verdict,
+            Err(reason) => {
+                trace.step(at, || format!("{reason}: {}", reason.text()));
+                Verdict::Drop(reason)
             }
-        }
-        if strangers {
-            for cell in self.cells.iter_mut().filter(pending) {
-                moment.prefetch_stranger(&mut cell.key);
-            }
-        }
+        };
+        cell.sends = self.sends.len() - cell.first_send;
     }
 }
 

@@ -10,10 +10,9 @@
 //! [`Overlay`] says by the place of a user's row whether the live tables know nothing of it, or all; only where both
 //! have something to say are both asked.
 //!
-//! A burst looks in steps, each over all of its messages, so that what one step asks memory for has come when the next
-//! one needs it: [`Moment::prefetch`], [`Moment::prefetch_lines`], and while something is live
-//! [`Moment::prefetch_live`]. Two more, [`Moment::prefetch_rest`] and [`Moment::prefetch_stranger`], are only worth it for
-//! users whom the overlay does not tell all of.
+//! A burst looks in steps ([`Moment::in_steps`]), each over all of its messages, so that what one step asks memory for
+//! has come when the next one needs it. (Steps that run 32 or 64 messages ahead of each other in one loop take half as
+//! long again: a message that waits for its line holds up those behind it.)
 
 use std::cell::Cell;
 
@@ -57,8 +56,7 @@ pub struct Key {
     over: Over,
     /// What it saw of live entries.
     hint: Hint,
-    /// What the live owner of that row's private address would be found by: [`Moment::prefetch_live`] or
-    /// [`Moment::prefetch_rest`] knows.
+    /// What the live owner of that row's private address would be found by: [`Moment::prefetch_owner`] knows.
     owner_hash: u64,
 }
 
@@ -115,7 +113,7 @@ impl<'a> Moment<'a> {
         Key { user, live_hash, row_hash, ..Key::UNSEEN }
     }
 
-    /// Starts to bring near where the user would be found.
+    /// The first step: starts to bring near what says where the user would be found.
     #[inline(always)]
     pub fn prefetch(&self, key: &Key) {
         self.bindings.prefetch(key.row_hash);
@@ -125,9 +123,50 @@ impl<'a> Moment<'a> {
         }
     }
 
+    /// Decides on each message of a burst in its order, when what is known of its destination has been brought near.
+    /// `key` is where that is looked for, after [`Moment::prefetch`]; none of a message that needs it no more. `eager`:
+    /// the burst before met strangers ([`Moment::met_strangers`]).
+    #[inline(always)]
+    pub fn in_steps<B: ?Sized>(
+        &self,
+        burst: &mut B,
+        count: usize,
+        eager: bool,
+        key: impl for<'b> Fn(&'b mut B, usize) -> Option<&'b mut Key>,
+        mut decide: impl FnMut(&mut B, usize),
+    ) {
+        for at in 0..count {
+            if let Some(key) = key(burst, at) {
+                self.prefetch_lines(key);
+            }
+        }
+        if self.live.is_some() {
+            let mut more = eager;
+            for at in 0..count {
+                if let Some(key) = key(burst, at) {
+                    more |= self.prefetch_live(key);
+                }
+            }
+            let mut strangers = false;
+            for at in 0..if more { count } else { 0 } {
+                if let Some(key) = key(burst, at) {
+                    strangers |= self.prefetch_rest(key);
+                }
+            }
+            for at in 0..if strangers { count } else { 0 } {
+                if let Some(key) = key(burst, at) {
+                    self.prefetch_stranger(key);
+                }
+            }
+        }
+        for at in 0..count {
+            decide(burst, at);
+        }
+    }
+
     /// The second step: the line of the user, or what says whether it is needed.
     #[inline(always)]
-    pub fn prefetch_lines(&self, key: &mut Key) {
+    fn prefetch_lines(&self, key: &mut Key) {
         key.place = self.bindings.place(key.row_hash);
         match (self.live, self.overlay) {
             (None, _) => self.bindings.prefetch_line(key.place),
@@ -139,10 +178,9 @@ impl<'a> Moment<'a> {
         }
     }
 
-    /// The third step, needed only when something is live: what is to be read of this user. True: the rest of the steps is
-    /// needed too.
+    /// The third step, needed only when something is live: what is to be read of this user. True: the fourth is needed.
     #[inline(always)]
-    pub fn prefetch_live(&self, key: &mut Key) -> bool {
+    fn prefetch_live(&self, key: &mut Key) -> bool {
         match (self.live, self.overlay) {
             (Some(live), Some(overlay)) => {
                 key.over = overlay.at(key.place);
@@ -164,9 +202,9 @@ impl<'a> Moment<'a> {
     }
 
     /// The fourth step, of those who must be looked for among what is live. Without it they are found too. True: this one
-    /// is a stranger, and [`Moment::prefetch_stranger`] is worth it.
+    /// is a stranger, and the last step is worth it.
     #[inline]
-    pub fn prefetch_rest(&self, key: &mut Key) -> bool {
+    fn prefetch_rest(&self, key: &mut Key) -> bool {
         let (Some(live), Some(_)) = (self.live, self.overlay) else { return false };
         let is_stranger = match key.over {
             Over::Nothing => self.bindings.at(key.user, key.place).is_none(),
@@ -187,7 +225,7 @@ impl<'a> Moment<'a> {
 
     /// The last step, of a user who has no row where there are rows of others.
     #[inline]
-    pub fn prefetch_stranger(&self, key: &mut Key) {
+    fn prefetch_stranger(&self, key: &mut Key) {
         if let Some(live) = self.live.filter(|_| key.over == Over::Ask && key.hint == Hint::Unknown) {
             key.hint = live.hint(key.live_hash);
         }
@@ -235,12 +273,6 @@ impl<'a> Moment<'a> {
             Known::Live(line, _) => self.overlay.and_then(|overlay| line.gateway(overlay.tag())),
         };
         noted.or_else(|| self.segments.gateway(known.realm(), known.private()?))
-    }
-
-    /// Whether something is live.
-    #[inline(always)]
-    pub fn has_live(&self) -> bool {
-        self.live.is_some()
     }
 
     /// Every terminal that the user has or had, held by whoever has it now; those whose validity has ended too.

@@ -76,16 +76,10 @@ fn said(site: &Site, tables: &Tables, now: Now, eager: bool) -> Vec<Vec<String>>
     let moment = Moment::new(site, tables, now);
     let mut keys: Vec<Key> = (0..USERS).map(|n| moment.key(user(n))).collect();
     keys.iter().for_each(|key| moment.prefetch(key));
-    keys.iter_mut().for_each(|key| moment.prefetch_lines(key));
-    let more = keys.iter_mut().fold(false, |more, key| more | moment.prefetch_live(key));
-    let strangers =
-        |keys: &mut Vec<Key>| keys.iter_mut().fold(false, |met, key| met | moment.prefetch_rest(key));
-    if (more || eager) && strangers(&mut keys) {
-        keys.iter_mut().for_each(|key| moment.prefetch_stranger(key));
-    }
-    let said = |key| {
+    let mut said = Vec::new();
+    let say = |keys: &mut Vec<Key>, at: usize| {
         let mut terminals = Vec::new();
-        let is_known = moment.each(key, |known| {
+        let is_known = moment.each(&keys[at], |known| {
             let gateway = moment.gateway(known);
             let (device, realm, private, nat) = (known.device(), known.realm(), known.private(), known.nat());
             let (imsi, serving, is_live) = (known.imsi(), known.serving(), known.is_live(now));
@@ -95,9 +89,11 @@ fn said(site: &Site, tables: &Tables, now: Now, eager: bool) -> Vec<Vec<String>>
         });
         terminals.sort();
         terminals.push(is_known.to_string());
-        terminals
+        said.push(terminals);
     };
-    keys.iter().map(said).collect()
+    let count = keys.len();
+    moment.in_steps(&mut keys, count, eager, |keys, at| keys.get_mut(at), say);
+    said
 }
 
 #[derive(Clone, Debug)]

@@ -80,16 +80,10 @@ fn resolve(site: &Site, tables: &Tables, eager: bool) -> Vec<(u64, Endpoint)> {
     let users = (0..HOLDERS).map(holder).chain([own(STEADY)]);
     let mut keys: Vec<Key> = users.map(|user| moment.key(user)).collect();
     keys.iter().for_each(|key| moment.prefetch(key));
-    keys.iter_mut().for_each(|key| moment.prefetch_lines(key));
-    let more = keys.iter_mut().fold(false, |more, key| more | moment.prefetch_live(key));
-    let strangers =
-        |keys: &mut Vec<Key>| keys.iter_mut().fold(false, |met, key| met | moment.prefetch_rest(key));
-    if (more || eager) && strangers(&mut keys) {
-        keys.iter_mut().for_each(|key| moment.prefetch_stranger(key));
-    }
     let mut found = Vec::new();
-    for (n, key) in (0..).zip(&keys) {
-        let known = moment.each(key, |known| {
+    let resolve = |keys: &mut Vec<Key>, at: usize| {
+        let n = at as u64;
+        let known = moment.each(&keys[at], |known| {
             if n < HOLDERS {
                 found.push((n, known.private().unwrap()));
                 return;
@@ -102,7 +96,9 @@ fn resolve(site: &Site, tables: &Tables, eager: bool) -> Vec<(u64, Endpoint)> {
             assert!(whole(0) || whole(1), "half an entry: {seen:?}");
         });
         assert!(known || (1..HOLDERS).contains(&n), "{n} is always known");
-    }
+    };
+    let count = keys.len();
+    moment.in_steps(&mut keys, count, eager, |keys, at| keys.get_mut(at), resolve);
     found
 }
 
