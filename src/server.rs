@@ -307,6 +307,11 @@ impl Server {
         self.threads.len()
     }
 
+    /// Where they run.
+    pub fn shard_cpus(&self) -> &[usize] {
+        &self.state.shard_cpus
+    }
+
     /// What each shard's port is.
     pub fn ports(&self) -> &[String] {
         &self.ports

@@ -18,6 +18,7 @@ pub(crate) enum Command {
     Lookup(Box<lookup::Args>),
     Register(register::Args),
     Replay(replay::Args),
+    Swap(forward::swap::Args),
 }
 
 pub(crate) fn run(command: &Command) -> Result<(), Stop> {
@@ -26,5 +27,6 @@ pub(crate) fn run(command: &Command) -> Result<(), Stop> {
         Command::Lookup(args) => lookup::run(args),
         Command::Register(args) => register::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Swap(args) => forward::swap::run(args),
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pushplane::config::{Config, Places};
 use pushplane::diagnostic::Diagnostics;
+use pushplane::net;
 use pushplane::server::{Recovered, Server};
 use pushplane::table::Image;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -52,6 +53,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
     }
     say_recovered(&server);
     say_ready(&server);
+    // What is done from here on, and on threads that begin here, is never more urgent than a push.
+    net::give_way(server.shard_cpus());
     let mut reload = Reload::default();
     loop {
         for trouble in server.take_troubles() {
@@ -149,7 +152,12 @@ impl Reload {
         }
         let (tell, told) = channel();
         let (serving, path) = (server.config().clone(), path.to_owned());
-        let read = move || drop(tell.send(read_again(serving, &path)));
+        let shards = server.shard_cpus().to_vec();
+        let read = move || {
+            // Twice now: on a CPU that it must share it gets a tenth of what a shard gets, and so ends even beside full ones.
+            net::give_way(&shards);
+            drop(tell.send(read_again(serving, &path)));
+        };
         match std::thread::Builder::new().name("reload".to_owned()).spawn(read) {
             Ok(_) => self.reading = Some(told),
             Err(error) => eprintln!("the tables cannot be read again now: {error}"),

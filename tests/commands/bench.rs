@@ -125,6 +125,35 @@ fn forwarding_is_measured_over_virtual_ethernet() {
     }
 }
 
+/// Whom the tables lead to is right before, during and after; how late pushes were is this machine's affair.
+#[test]
+fn tables_are_replaced_under_pushes() {
+    let folder = Folder::new();
+    let report = folder.run("bench swap --users 2000 --more 50 --rate 2000 --swaps 1 --json");
+    report.ok();
+    let report = report.json();
+    assert_eq!((&report["bench"], &report["valid"]), (&"swap".into(), &true.into()), "{report}");
+    let runs = report["runs"].as_array().unwrap();
+    let names: Vec<&str> = runs.iter().map(|run| run["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["swap", "quiet", "swap_half", "quiet_half", "reach"]);
+    for run in &runs[..4] {
+        assert!(
+            run["latency"]["max"].as_u64().unwrap() > 0 && run["delivered"].as_u64().unwrap() > 0,
+            "{run}"
+        );
+        assert_eq!(
+            run["figures"]["reload_ms"].is_number(),
+            run["name"].as_str().unwrap().starts_with("swap")
+        );
+    }
+    assert_eq!(
+        (&runs[4]["planned"], &runs[4]["figures"]["early"]),
+        (&3000.into(), &0.0.into()),
+        "{}",
+        runs[4]
+    );
+}
+
 /// Wrong answers would end the program.
 #[test]
 fn lookups_are_measured_and_drawn_by_size() {
@@ -163,9 +192,21 @@ fn what_cannot_be_measured_is_refused() {
             .wrong("expected numbers of shards from 1 to 1024");
     }
     folder.run("bench forward --matrix --hops 2").wrong("--hops");
+    folder.run("bench swap --more 0").wrong("--more");
     folder.run("bench register --users 0").wrong("--users");
     folder.run("bench register --rate 0").wrong("above 0");
     folder.run("bench register --folder absent").wrong("absent");
+}
+
+#[test]
+fn lookups_are_measured_one_table_at_a_time() {
+    let folder = Folder::new();
+    let report =
+        folder.run("bench lookup --users 100 --prefixes 0 --rounds 1 --lookups 256 --one-at-a-time --json");
+    report.ok();
+    let table = &report.json()["tables"][0];
+    assert!(table["title"].as_str().unwrap().contains("one at a time"), "{table}");
+    assert!(table["rows"].as_array().unwrap().iter().all(|row| row["ns"].as_f64().unwrap() > 0.0), "{table}");
 }
 
 /// Small: what is measured is in the right places and adds up, and what is to be kept is kept.

@@ -22,6 +22,7 @@ mod scale;
 mod search;
 mod sink;
 mod sockets;
+pub(super) mod swap;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

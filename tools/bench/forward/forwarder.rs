@@ -151,6 +151,14 @@ pub(super) fn serve(
 }
 
 impl Forwarder {
+    /// The server that it is, if it is one.
+    pub(super) const fn served(&self) -> Option<&Served> {
+        match &self.who {
+            Who::Served(served, _) => Some(served),
+            Who::Bare(_) | Who::Other(_) => None,
+        }
+    }
+
     /// CPU time that it took so far, nanoseconds.
     pub(super) fn cpu_ns(&self) -> u64 {
         if let Some(cpu) = self.whole_cpu {

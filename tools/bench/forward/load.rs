@@ -30,6 +30,17 @@ pub(super) struct Load {
     clock: Clock,
 }
 
+/// A schedule.
+#[derive(Clone, Copy)]
+pub(super) struct Schedule {
+    /// Datagrams a second.
+    pub(super) rate: u64,
+    /// How many leave together.
+    pub(super) together: usize,
+    /// Each that arrives is compared and timed, not a sample.
+    pub(super) each: bool,
+}
+
 /// What a schedule brought.
 pub(super) struct Paced {
     pub(super) sent: u64,
@@ -39,7 +50,19 @@ pub(super) struct Paced {
 }
 
 impl Load {
+    /// To users of all by chance.
     pub(super) fn new(operator: &Operator, senders: u16, clock: Clock) -> Result<Self, Stop> {
+        let users = operator.size.users;
+        Self::to((0..users.min(PUSHES_MAX) as u32).map(|at| mix(at.into()) % users), operator, senders, clock)
+    }
+
+    /// To these users in turn.
+    pub(super) fn to(
+        users: impl ExactSizeIterator<Item = u64> + Clone,
+        operator: &Operator,
+        senders: u16,
+        clock: Clock,
+    ) -> Result<Self, Stop> {
         let failed = |error| Stop::Failed(format!("the generator's socket failed: {error}"));
         let open = |_| {
             // By whatever way leads to the forwarder.
@@ -47,9 +70,8 @@ impl Load {
             sockets::segment(&socket, operator.push_bytes()).map_err(failed)?;
             Ok(socket)
         };
-        let users = operator.size.users;
-        let count = users.next_multiple_of(TOGETHER as u64).min(PUSHES_MAX);
-        let pushes = (0..count).flat_map(|at| operator.push(mix(at) % users)).collect();
+        let count = users.len().next_multiple_of(TOGETHER);
+        let pushes = users.cycle().take(count).flat_map(|user| operator.push(user)).collect();
         let senders = (0..senders).map(open).collect::<Result<_, Stop>>()?;
         Ok(Self { senders, pushes, push_bytes: operator.push_bytes(), clock })
     }
@@ -84,13 +106,29 @@ impl Load {
         operator: &Operator,
         form: Form,
     ) -> Paced {
-        let each = together == 1;
-        let calls = (rate * length.as_nanos() as u64 / 1_000_000_000 / together as u64).max(1);
+        let schedule = Schedule { rate, together, each: together == 1 };
+        let mut calls = (rate * length.as_nanos() as u64 / 1_000_000_000 / together as u64).max(1);
+        let goes_on = |_| {
+            calls = calls.saturating_sub(1);
+            calls > 0
+        };
+        self.paced_while(schedule, sink, operator, form, goes_on)
+    }
+
+    /// As [`Load::paced`], as long as `goes_on`, which is asked after each call and told the time.
+    pub(super) fn paced_while(
+        &mut self,
+        Schedule { rate, together, each }: Schedule,
+        sink: &mut Sink,
+        operator: &Operator,
+        form: Form,
+        mut goes_on: impl FnMut(u64) -> bool,
+    ) -> Paced {
         let between_ns = 1e9 * together as f64 / rate as f64;
         let start = self.clock.now().mono_ns;
         let (mut late, mut sent) = (histogram(), 0);
         let places = self.pushes.len() / self.push_bytes / together;
-        for call in 0..calls {
+        for call in 0.. {
             let due = start + (call as f64 * between_ns) as u64;
             let mut now = self.clock.now().mono_ns;
             while now < due {
@@ -98,13 +136,16 @@ impl Load {
                 now = self.clock.now().mono_ns;
             }
             late.saturating_record(now - due);
-            let at = call as usize % places * together * self.push_bytes;
+            let at = call % places * together * self.push_bytes;
             let pushes = &mut self.pushes[at..at + together * self.push_bytes];
             for push in pushes.chunks_exact_mut(self.push_bytes) {
                 Operator::stamp(push, due);
             }
-            let sender = &self.senders[call as usize % self.senders.len()];
+            let sender = &self.senders[call % self.senders.len()];
             sent += sender.send(pushes).map_or(0, |_| together as u64);
+            if !goes_on(now) {
+                break;
+            }
         }
         let ns = self.clock.now().mono_ns - start;
         let mut quiet_ns = self.clock.now().mono_ns;

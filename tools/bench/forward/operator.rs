@@ -118,12 +118,18 @@ impl Operator {
         }
     }
 
-    /// Writes the tables and the configuration of a server at this address, with these lines in `[server]`.
-    pub(super) fn configure(&mut self, name: &str, address: Endpoint, lines: &str) -> Result<PathBuf, Stop> {
+    /// Writes the tables as those of a server at this address.
+    pub(super) fn image(&mut self, name: &str, address: Endpoint) -> Result<PathBuf, Stop> {
         self.rib.servers[0].address = address;
         let path = self.folder.join(format!("{name}.ppt"));
         let image = common::build(&path, &self.rib)?;
         image.write(&path).map_err(|error| Stop::file(&path, error))?;
+        Ok(path)
+    }
+
+    /// Writes the tables and the configuration of a server at this address, with these lines in `[server]`.
+    pub(super) fn configure(&mut self, name: &str, address: Endpoint, lines: &str) -> Result<PathBuf, Stop> {
+        self.image(name, address)?;
         let path = self.folder.join(format!("{name}.toml"));
         let text = format!(
             "[server]\nname = \"{NAME}\"\nlisten = [\"{address}\"]\ntables = \"{name}.ppt\"\nstate = \"{name}\"\n\
