@@ -135,7 +135,7 @@ pub(crate) trait Contestant<Q> {
 pub(crate) struct Entrant<P, Q> {
     pub(crate) name: &'static str,
     pub(crate) job: Job,
-    /// Takes so much memory that it comes alone when there are very many entries.
+    /// Has a table of its own: it comes alone when there are very many entries, and takes it along when it goes.
     pub(crate) heavy: bool,
     #[expect(clippy::type_complexity, reason = "said once")]
     pub(crate) make: Box<dyn Fn(&P) -> Result<Box<dyn Contestant<Q>>, String>>,
@@ -163,7 +163,7 @@ impl<P, Q> Entrant<P, Q> {
 pub(crate) struct Rules {
     pub(crate) rounds: usize,
     pub(crate) writer: bool,
-    /// Heavy contestants come one at a time.
+    /// Heavy contestants come one at a time, when those before have gone with what they had.
     pub(crate) apart: bool,
 }
 

@@ -25,7 +25,8 @@ pub(crate) type UserEntrant = Entrant<Population, Users>;
 /// Somebody who looks longest matches up.
 pub(crate) type RouteEntrant = Entrant<Routes, Addresses>;
 
-/// Beyond so many users contestants with maps of their own come one at a time: all would not fit 24 GiB.
+/// Beyond so many users tables are made one at a time: all would not fit 24 GiB, the largest one does up to a hundred
+/// million.
 const APART: u64 = 20_000_000;
 
 /// What to measure.
@@ -53,6 +54,9 @@ pub(crate) struct Options {
     /// Lookups a round and contestant
     #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(64..))]
     pub(crate) lookups: u32,
+    /// Make one table of users at a time: ours, measure, drop it, then each peer's. So it is anyway beyond 20 million users
+    #[arg(long)]
+    one_at_a_time: bool,
     /// Only contestants whose name has this in it, beside our own
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
@@ -132,9 +136,11 @@ impl Options {
         let mut entrants = own::entrants();
         let others = plain::entrants().into_iter().chain(dpdk::entrants()).chain(peers);
         entrants.extend(others.filter(|entrant| self.is_wanted(entrant.name)));
-        let title = format!("{users} users, drawn {draw:?}, known {hits:?}; best of {}", self.rounds);
+        let apart = self.one_at_a_time || users > APART;
+        let how = if apart { ", one at a time: rounds of one are not those of another" } else { "" };
+        let title = format!("{users} users, drawn {draw:?}, known {hits:?}; best of {}{how}", self.rounds);
         let ask = |round| Users::draw(users, draw, hits, lookups as usize, round);
-        hold(title, &Population::new(users), entrants, self.rules(self.writer, users > APART), ask)
+        hold(title, &Population::new(users), entrants, self.rules(self.writer, apart), ask)
     }
 
     fn routes(&self, space: Space, count: usize, peers: Vec<RouteEntrant>) -> Table {

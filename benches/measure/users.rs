@@ -1,7 +1,7 @@
 //! Users to look up, and what is known of them.
 
-use std::cell::OnceCell;
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
 
 use pushplane::id::PushId;
 
@@ -34,17 +34,22 @@ pub(crate) enum Hits {
 /// The users that every contestant's table has.
 pub(crate) struct Population {
     pub(crate) users: u64,
-    world: OnceCell<Rc<World>>,
+    world: RefCell<Weak<World>>,
 }
 
 impl Population {
     pub(crate) const fn new(users: u64) -> Self {
-        Self { users, world: OnceCell::new() }
+        Self { users, world: RefCell::new(Weak::new()) }
     }
 
-    /// Our own tables, made once.
+    /// Our own tables: all who have them have the same, and nobody keeps them for others to come.
     pub(crate) fn world(&self) -> Rc<World> {
-        Rc::clone(self.world.get_or_init(|| Rc::new(World::new(self.users))))
+        let there = self.world.borrow().upgrade();
+        there.unwrap_or_else(|| {
+            let world = Rc::new(World::new(self.users));
+            *self.world.borrow_mut() = Rc::downgrade(&world);
+            world
+        })
     }
 }
 
