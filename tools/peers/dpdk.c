@@ -240,13 +240,13 @@ static void make_routes(const char *path, unsigned entry_bytes, bool vector) {
     if (!routes)
         return no("no such file");
     size_t count = bytes / sizeof *routes;
-    /* Groups of 256 for what is longer than 24 bits: at most one a route. */
+    /* Groups of 256 for what is longer than 24 bits: at most one a route. rte_fib wants more of them on the way there. */
     unsigned long_routes = 1024;
     for (size_t at = 0; at < count; at++)
         long_routes += routes[at].length > 24;
     char name[32];
     snprintf(name, sizeof name, "routes%u", tables++);
-    int socket = heap(name, (256UL << 20) + (size_t)long_routes * 2048 + count * 512);
+    int socket = heap(name, (256UL << 20) + (size_t)long_routes * 8192 + count * 1536);
     if (socket < 0)
         return no("no memory");
     int failed = 0;
@@ -264,7 +264,7 @@ static void make_routes(const char *path, unsigned entry_bytes, bool vector) {
             .rib_ext_sz = 0,
             .dir24_8 = {
                 .nh_sz = entry_bytes == 2 ? RTE_FIB_DIR24_8_2B : RTE_FIB_DIR24_8_4B,
-                .num_tbl8 = entry_bytes == 2 && long_routes > 32767 ? 32767 : long_routes,
+                .num_tbl8 = entry_bytes == 2 && 4 * long_routes > 32767 ? 32767 : 4 * long_routes,
             },
         };
         rte_fib_free(fib);
