@@ -112,6 +112,11 @@ impl PushPrefix {
         self.len
     }
 
+    /// The lowest Push ID that starts with it.
+    pub const fn first(self) -> PushId {
+        PushId((self.bits as u128) << 64)
+    }
+
     /// Whether `id` starts with this prefix.
     pub const fn contains(self, id: PushId) -> bool {
         self.len == 0 || (id.high() ^ self.bits) >> (64 - self.len) == 0

@@ -6,6 +6,7 @@ mod compile;
 pub mod diff;
 pub mod generate;
 mod generation;
+mod home;
 mod image;
 mod keyed;
 pub mod live;
@@ -28,6 +29,7 @@ pub mod write;
 
 pub use change::{Binding, Change, Owed, Parting};
 pub use generation::{AppView, GatewayView, Segments, Tables};
+pub use home::Home;
 pub use image::{ArchivedArrays, Fill, Image, ImageError, Sizes};
 pub use live::{Live, LiveBindings, LiveWriter};
 pub use rate::Rate;

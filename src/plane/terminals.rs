@@ -23,7 +23,7 @@ use crate::table::binding::{Bindings, Line};
 use crate::table::live::overlay::{Over, Overlay};
 use crate::table::live::{Hint, LiveBindings, LiveLine, Of};
 use crate::table::lpm::Trie;
-use crate::table::{Segments, Tables};
+use crate::table::{Home, Segments, Tables};
 
 /// What all stages see of the world while they work on one burst.
 pub struct Moment<'a> {
@@ -37,6 +37,7 @@ pub struct Moment<'a> {
     /// What is live, by the places of users.
     overlay: Option<&'a Overlay>,
     bindings: Bindings<'a>,
+    home: Home,
     prefixes: Trie<'a>,
     segments: Segments<'a>,
     /// Whether somebody was live who has no row where there are rows of others.
@@ -97,8 +98,8 @@ impl<'a> Moment<'a> {
         let (bindings, prefixes, segments) =
             (tables.arrays().bindings(), tables.prefixes(), tables.segments());
         let own = tables.own().map(|own| tables.server_address(own));
-        let met_strangers = Cell::new(false);
-        Self { site, tables, now, own, live, overlay, bindings, prefixes, segments, met_strangers }
+        let (home, met_strangers) = (tables.home(), Cell::new(false));
+        Self { site, tables, now, own, live, overlay, bindings, home, prefixes, segments, met_strangers }
     }
 
     /// Where to look for this user.
@@ -261,7 +262,7 @@ impl<'a> Moment<'a> {
     /// The server whose prefix is the longest that `id` has.
     #[inline]
     pub fn route(&self, id: PushId) -> Option<u32> {
-        self.prefixes.lookup(id.high())
+        if self.home.has(id) { self.tables.own() } else { self.prefixes.lookup(id.high()) }
     }
 
     /// The gateway that a terminal's private address lies behind. Most rows and registrations know it by the very

@@ -9,6 +9,7 @@ use ahash::RandomState;
 
 use super::binding::{Bindings, Line, owner_hash};
 use super::compile::{self, TrieKey};
+use super::home::Home;
 use super::image::{ArchivedArrays, ArchivedGatewayRow, ArchivedRealmRow, Image, NO_INDEX};
 use super::keyed::Keyed;
 use super::live::LiveBindings;
@@ -28,6 +29,7 @@ pub struct Tables {
     overlay: Option<LaidOver>,
     generation: u64,
     own: Option<u32>,
+    home: Home,
     /// Other servers by address. Seeded at random: the addresses looked up are chosen by senders.
     peers: HashMap<Endpoint, u32, RandomState>,
     /// As the image's keys.
@@ -90,8 +92,23 @@ impl Tables {
                 Some(Arc::new(rate))
             })
             .collect();
+        let home = Home::new(own, &a.prefixes);
         let overlay = None;
-        Self { generation, own, peers, keys, user_keys, keyed, key_ids, apps, realms, rates, overlay, image }
+        Self {
+            generation,
+            own,
+            home,
+            peers,
+            keys,
+            user_keys,
+            keyed,
+            key_ids,
+            apps,
+            realms,
+            rates,
+            overlay,
+            image,
+        }
     }
 
     /// The same, to be served beside these live tables: from now on a lookup knows whether it need ask them. Takes some
@@ -136,7 +153,13 @@ impl Tables {
     /// The server whose prefix is the longest that `id` has.
     #[inline]
     pub fn route(&self, id: PushId) -> Option<u32> {
-        self.prefixes().lookup(id.high())
+        if self.home.has(id) { self.own } else { self.prefixes().lookup(id.high()) }
+    }
+
+    /// The Push IDs whose home this server is beyond doubt; of others [`Tables::route`] knows.
+    #[inline]
+    pub fn home(&self) -> Home {
+        self.home
     }
 
     /// As [`Tables::route`] for each of many, in bursts.

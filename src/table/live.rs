@@ -6,8 +6,8 @@
 //! A slot of one cache line a binding, a tombstone or a lent Push ID (two for a public IPv6 address or an IMSI
 //! beside an IPv6 address); 9.2 bytes a slot in the index of users and 18.3 in that of addresses: 92 bytes a slot
 //! in all, taken from the system as it is touched. A look for a user reads one bucket and one line a terminal, a
-//! look for the owner of an address as many. A change writes one line and up to four index entries; nobody waits
-//! for it, but that a reader of the very slot repeats its eight loads.
+//! look for the owner of an address as many; an [`overlay`] spares most of them. A change writes one line and up to four
+//! index entries; nobody waits for it, but that a reader of the very slot repeats its eight loads.
 //!
 //! They never grow: slots are as many as `limits.bindings` asked for, and who finds none is refused ([`Full`]), so no reader
 //! ever meets a table that is being moved.
