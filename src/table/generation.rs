@@ -333,10 +333,13 @@ impl Segments<'_> {
     /// As [`Segments::gateway`] for each of many, in bursts.
     pub fn gateways(&self, terminals: &[(u32, Endpoint)], found: &mut [Option<u32>]) {
         for (terminals, found) in terminals.chunks(BURST).zip(found.chunks_mut(BURST)) {
-            let mut asked = [None; BURST];
+            let (mut asked, mut near) = ([None; BURST], None);
             for (asked, (realm, private)) in asked.iter_mut().zip(terminals) {
-                let realm = self.realms.get(*realm).map(|realm| &self.rows[realm as usize]);
-                *asked = realm.map(|realm| match TrieKey::of(*private) {
+                let found = match near {
+                    Some((of, found)) if of == *realm => found,
+                    _ => near.insert((*realm, self.realms.get(*realm).map(|at| &self.rows[at as usize]))).1,
+                };
+                *asked = found.map(|realm| match TrieKey::of(*private) {
                     key @ TrieKey::V4(_) => (realm.root_v4.to_native(), key.wide()),
                     key @ TrieKey::V6(_) => (realm.root_v6.to_native(), key.wide()),
                 });

@@ -266,9 +266,15 @@ impl<'a> Forest<'a> {
     pub fn lookup_burst<K: Key>(&self, asked: &[Option<(u32, K)>], found: &mut [Option<u32>]) {
         let mut said = [LEAF; BURST];
         let said = &mut said[..asked.len()];
+        // Neighbours mostly ask the same trie.
+        let mut near = None;
         for (asked, said) in asked.iter().zip(&mut *said) {
             if let Some((trie, key)) = asked {
-                *said = self.trie(*trie).first.place(*key).unwrap_or_else(|leaf| leaf | LEAF);
+                let first = match near {
+                    Some((of, first)) if of == *trie => first,
+                    _ => near.insert((*trie, self.trie(*trie).first)).1,
+                };
+                *said = first.place(*key).unwrap_or_else(|leaf| leaf | LEAF);
                 // Of a leaf there is no such entry.
                 prefetch(self.entries, *said as usize);
             }
