@@ -66,19 +66,19 @@ fn a_slot_that_says_all_is_of_the_row() {
         slot.write(&[1]);
         let (cells, slots) = (Arc::clone(&cell), Arc::clone(&slot));
         let thread = thread::spawn(move || {
-            cells.store(ASK, Ordering::Release);
-            slots.write(&[2]);
-            slots.write(&[1]);
-            cells.store(SLOT, Ordering::Release);
-        });
-        if cell.load(Ordering::Acquire) == SLOT
-            && let Some((version, [said])) = slot.try_read_at()
-        {
-            fence(Ordering::Acquire);
-            if cell.load(Ordering::Acquire) == SLOT && slot.is_at(version) {
-                assert_eq!(said, 1);
+            if cells.load(Ordering::Acquire) == SLOT
+                && let Some((version, [said])) = slots.try_read_at()
+            {
+                fence(Ordering::Acquire);
+                if cells.load(Ordering::Acquire) == SLOT && slots.is_at(version) {
+                    assert_eq!(said, 1);
+                }
             }
-        }
+        });
+        cell.store(ASK, Ordering::Release);
+        slot.write(&[2]);
+        slot.write(&[1]);
+        cell.store(SLOT, Ordering::Release);
         thread.join().unwrap();
     });
 }
@@ -91,15 +91,15 @@ fn a_row_whose_address_is_taken_is_asked_about() {
         let (live, mut writer) = tables();
         let laid = live.lay_over(Arc::clone(&image));
         let done = Arc::new(AtomicU64::new(0));
-        let tell = Arc::clone(&done);
+        let (seen, told, place) = (Arc::clone(&live), Arc::clone(&done), place(&image));
         let thread = thread::spawn(move || {
-            writer.apply(&bind(V, 0, 1)).unwrap();
-            tell.store(1, Ordering::Release);
+            let overlay = laid.of(&seen).unwrap();
+            let is_taken = told.load(Ordering::Acquire) == 1;
+            let is_taken = is_taken || seen.owner(0, private(1), 0).is_some();
+            assert!(!is_taken || overlay.at(place) == Over::Ask);
         });
-        let overlay = laid.of(&live).unwrap();
-        let is_taken = done.load(Ordering::Acquire) == 1;
-        let is_taken = is_taken || live.owner(0, private(1), 0).is_some();
-        assert!(!is_taken || overlay.at(place(&image)) == Over::Ask);
+        writer.apply(&bind(V, 0, 1)).unwrap();
+        done.store(1, Ordering::Release);
         thread.join().unwrap();
     });
 }
