@@ -493,7 +493,7 @@ impl Bench<'_> {
             if rate > 0 {
                 let before = forwarder.cpu_ns();
                 let (_, arrived) = self.paced(forwarder, rate, load::together(rate), self.turn);
-                let cpu_ns = (forwarder.cpu_ns() - before) as f64 / arrived.datagrams as f64;
+                let cpu_ns = forwarder.cpu_ns().saturating_sub(before) as f64 / arrived.datagrams as f64;
                 measured.loaded.push(Loaded { cpu_ns, latency: Percentiles::of(&arrived.latency) });
             }
         }

@@ -65,7 +65,7 @@ await() { # name, port, process, errors
   local hex
   hex=$(printf '%04X' "$2")
   for _ in $(seq 100); do
-    if grep -q ":$hex " /proc/net/udp; then
+    if grep -qs ":$hex " /proc/net/udp /proc/net/udp6; then
       peers+=(--peer "$1=127.0.0.1:$2/$3")
       return
     fi
@@ -93,7 +93,7 @@ else
     printf '    config:\n      policy: ROUND_ROBIN\nclusters:\n  - endpoints:\n'
     for ((server = 0; server < hops; server++)); do printf '      - address: %s\n' "$(hop $server)"; done
   } >"$work/quilkin.yaml"
-  taskset -c "$cpu" quilkin --config="$work/quilkin.yaml" --admin.address=127.0.0.1:18004 \
+  taskset -c "$cpu" quilkin --provider.fs --provider.fs.path="$work/quilkin.yaml" --admin.address=127.0.0.1:18004 \
     --service.udp --service.udp.port=18003 --service.udp.workers=1 >"$work/quilkin" 2>&1 &
   started+=($!)
   await quilkin 18003 $! "$work/quilkin"

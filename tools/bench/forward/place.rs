@@ -12,6 +12,7 @@ use std::thread;
 
 use pushplane::id::Endpoint;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::Stop;
 
@@ -74,21 +75,24 @@ impl Place {
     }
 }
 
-/// A kernel counts CPU time for programs in hundredths of a second (`USER_HZ`).
+/// The kernel shows times in hundredths of a second (`USER_HZ`).
 const TICK_NS: u64 = 10_000_000;
 
-/// Time that a CPU did not idle so far, interrupts included; 0 where the kernel does not say.
+/// Time that a CPU did not idle so far, interrupts included. What a CPU does is only sampled, and an interrupt from idleness
+/// not even that, but how long it idles is measured: so this is the time that is not left.
 pub(super) fn busy_ns(cpu: usize) -> u64 {
-    busy_of(&fs::read_to_string("/proc/stat").unwrap_or_default(), cpu)
+    let now = clock_gettime(ClockId::Boottime);
+    let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    now_ns.saturating_sub(left_ns(&fs::read_to_string("/proc/stat").unwrap_or_default(), cpu))
 }
 
-fn busy_of(stat: &str, cpu: usize) -> u64 {
+/// Time that a CPU did not work: it idled, or a virtual one did not run.
+fn left_ns(stat: &str, cpu: usize) -> u64 {
     let name = format!("cpu{cpu} ");
     let Some(times) = stat.lines().find_map(|line| line.strip_prefix(&name)) else { return 0 };
-    let times = times.split_ascii_whitespace().map(|ticks| ticks.parse().unwrap_or(0));
-    // user, nice, system, idle, iowait, irq, softirq; what follows was somebody else's, or is in these.
-    let own = times.take(7).enumerate().filter(|(at, _)| !matches!(at, 3 | 4));
-    own.map(|(_, ticks): (_, u64)| ticks).sum::<u64>() * TICK_NS
+    let times: Vec<u64> = times.split_ascii_whitespace().map_while(|ticks| ticks.parse().ok()).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal
+    [3, 4, 7].map(|at| times.get(at).copied().unwrap_or(0)).iter().sum::<u64>() * TICK_NS
 }
 
 /// Packets that have come by a device of this namespace, those among them that nobody could take included; `None` when
@@ -110,9 +114,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cpu_was_busy_with_everything_but_idling() {
-        let stat = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 1 2 3 1000 2000 4 5 6 0 0\ncpu1 1 0 0 0 0 0 0 0 0 0\n";
-        assert_eq!([0, 1, 2].map(|cpu| busy_of(stat, cpu)), [15 * TICK_NS, TICK_NS, 0]);
+    fn a_cpu_does_not_work_when_it_idles_or_does_not_run() {
+        let stat = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 1 2 3 1000 2000 4 5 6 0 0\ncpu1 1 0 0 7 0 0 0 0 0 0\n";
+        assert_eq!([0, 1, 2].map(|cpu| left_ns(stat, cpu)), [3006 * TICK_NS, 7 * TICK_NS, 0]);
     }
 
     #[test]
