@@ -61,12 +61,12 @@ nginx_forwarder() { # name, port, lines
 }
 
 # Waits until a process listens, and has the bench watch it.
-await() { # name, port, process, errors
+await() { # name, port, process, errors, and where it listens if not on loopback
   local hex
   hex=$(printf '%04X' "$2")
   for _ in $(seq 100); do
     if grep -qs ":$hex " /proc/net/udp /proc/net/udp6; then
-      peers+=(--peer "$1=127.0.0.1:$2/$3")
+      peers+=(--peer "$1=${5:-127.0.0.1}:$2/$3")
       return
     fi
     sleep 0.1
@@ -82,10 +82,14 @@ else
   nginx_forwarder nginx_datagram 18002 "proxy_requests 1; proxy_responses 0;"
 fi
 
+# quilkin takes nothing that comes from 127.0.0.0/8: an address of this host's own that is not there.
+address=$(hostname -I 2>/dev/null | tr ' ' '\n' | grep -m 1 -F . || true)
 if ! command -v quilkin >/dev/null; then
   echo "quilkin is not installed: left out" >&2
 elif ! quilkin --help 2>/dev/null | grep -q -- '--service.udp.workers'; then
   echo "this quilkin has no \"--service.udp.workers\", as 0.10 has: left out" >&2
+elif [ -z "$address" ]; then
+  echo "quilkin needs an IPv4 address besides loopback's: left out" >&2
 else
   # Without a filter each datagram goes to every next hop; its balancer takes them in turn, which costs less than a lookup.
   {
@@ -96,7 +100,7 @@ else
   taskset -c "$cpu" quilkin --provider.fs --provider.fs.path="$work/quilkin.yaml" --admin.address=127.0.0.1:18004 \
     --service.udp --service.udp.port=18003 --service.udp.workers=1 >"$work/quilkin" 2>&1 &
   started+=($!)
-  await quilkin 18003 $! "$work/quilkin"
+  await quilkin 18003 $! "$work/quilkin" "$address"
 fi
 
 "$pushplane" bench forward --sink "127.2.0.1:$sink_port" "${peers[@]}" "$@"

@@ -63,24 +63,24 @@ impl Load {
         senders: u16,
         clock: Clock,
     ) -> Result<Self, Stop> {
-        let failed = |error| Stop::Failed(format!("the generator's socket failed: {error}"));
-        let open = |_| {
-            // By whatever way leads to the forwarder.
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(failed)?;
-            sockets::segment(&socket, operator.push_bytes()).map_err(failed)?;
-            Ok(socket)
-        };
         let count = users.len().next_multiple_of(TOGETHER);
         let pushes = users.cycle().take(count).flat_map(|user| operator.push(user)).collect();
-        let senders = (0..senders).map(open).collect::<Result<_, Stop>>()?;
+        let senders = (0..senders).map(|_| open(operator.push_bytes())).collect::<Result<_, Stop>>()?;
         Ok(Self { senders, pushes, push_bytes: operator.push_bytes(), clock })
     }
 
     /// From now on everything goes to this forwarder.
-    pub(super) fn aim(&self, to: Endpoint) -> Result<(), Stop> {
-        let connect = |sender: &UdpSocket| sender.connect(SocketAddr::from(to));
+    pub(super) fn aim(&mut self, to: Endpoint) -> Result<(), Stop> {
         let failed = |error| Stop::Failed(format!("{to} cannot be reached: {error}"));
-        self.senders.iter().try_for_each(connect).map_err(failed)
+        for sender in &mut self.senders {
+            if sender.peer_addr().is_ok_and(|peer| Endpoint::from(peer) == to) {
+                continue;
+            }
+            // A socket keeps the address of its own that its first way took.
+            *sender = open(self.push_bytes)?;
+            sender.connect(SocketAddr::from(to)).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Sends as fast as it goes until told to stop, as one of so many generators: each with senders of its own. A full
@@ -158,6 +158,14 @@ impl Load {
         }
         Paced { sent, late, ns }
     }
+}
+
+/// A sender of datagrams of so many bytes, by whatever way leads to where it will be aimed.
+fn open(push_bytes: usize) -> Result<UdpSocket, Stop> {
+    let failed = |error| Stop::Failed(format!("the generator's socket failed: {error}"));
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(failed)?;
+    sockets::segment(&socket, push_bytes).map_err(failed)?;
+    Ok(socket)
 }
 
 /// How many datagrams leave together at a rate: fifty microseconds' worth.
