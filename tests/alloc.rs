@@ -113,18 +113,7 @@ fn script() -> Vec<(Vec<u8>, Endpoint)> {
 fn register(shared: &Shared) {
     let mut writer = shared.live_writer().unwrap();
     let bind = |n, device, private: &str, nat: Option<&str>| Change::Bind {
-        binding: Binding {
-            user: own(n),
-            device,
-            realm: 0,
-            private: Some(at(private)),
-            nat: nat.map(at),
-            imsi: None,
-            bearers: 3,
-            serving: None,
-            valid_until_ms: None,
-            listener: 0,
-        },
+        binding: Binding { private: Some(at(private)), nat: nat.map(at), ..Binding::new(own(n), device) },
         heard_ms: 0,
     };
     for change in [

@@ -70,18 +70,7 @@ pub(crate) fn answer(gateway: u32, private: Endpoint) -> u64 {
 }
 
 fn bind(n: u64) -> Change {
-    let binding = Binding {
-        user: id(n),
-        device: 0,
-        realm: realm(n),
-        private: Some(private(n)),
-        nat: None,
-        imsi: None,
-        bearers: 3,
-        serving: None,
-        valid_until_ms: None,
-        listener: 0,
-    };
+    let binding = Binding { realm: realm(n), private: Some(private(n)), ..Binding::new(id(n), 0) };
     Change::Bind { binding, heard_ms: NOW.unix_ms }
 }
 

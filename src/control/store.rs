@@ -563,18 +563,7 @@ impl Store {
 
 /// A binding without anything to reach its user by.
 pub(super) const fn nothing(user: PushId, device: u8) -> Binding {
-    Binding {
-        user,
-        device,
-        realm: 0,
-        private: None,
-        nat: None,
-        imsi: None,
-        bearers: 0,
-        serving: None,
-        valid_until_ms: None,
-        listener: 0,
-    }
+    Binding { bearers: 0, ..Binding::new(user, device) }
 }
 
 #[cfg(test)]

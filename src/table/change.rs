@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::rib::User;
 use super::session::{Session, SessionId};
 use crate::id::{Endpoint, Imsi, PushId};
 
@@ -31,6 +32,24 @@ pub struct Binding {
     pub valid_until_ms: Option<u64>,
     /// Which of the server's listening addresses the terminal last wrote to.
     pub listener: u8,
+}
+
+impl Binding {
+    /// Nothing to reach the terminal by yet; without end.
+    pub const fn new(user: PushId, device: u8) -> Self {
+        Self {
+            user,
+            device,
+            realm: 0,
+            private: None,
+            nat: None,
+            imsi: None,
+            bearers: User::DEFAULT_BEARERS,
+            serving: None,
+            valid_until_ms: None,
+            listener: 0,
+        }
+    }
 }
 
 /// A RELEASE that another server is owed.

@@ -31,18 +31,7 @@ fn place(image: &Image) -> usize {
 }
 
 fn bind(user: PushId, device: u8, host: u8) -> Change {
-    let binding = Binding {
-        user,
-        device,
-        realm: 0,
-        private: Some(private(host)),
-        nat: None,
-        imsi: None,
-        bearers: 3,
-        serving: None,
-        valid_until_ms: None,
-        listener: 0,
-    };
+    let binding = Binding { private: Some(private(host)), ..Binding::new(user, device) };
     Change::Bind { binding, heard_ms: 0 }
 }
 

@@ -221,18 +221,7 @@ fn ruling_15_holds_for_who_registered() {
     let mut lab = Lab::new();
     let mut writer = lab.site.shared.live_writer().unwrap();
     let lent = PushId(own(0).0 | 0xFACE);
-    let bind = |user, at: &str| Binding {
-        user,
-        device: 0,
-        realm: 0,
-        private: Some(self::at(at)),
-        nat: None,
-        imsi: None,
-        bearers: 3,
-        serving: None,
-        valid_until_ms: None,
-        listener: 0,
-    };
+    let bind = |user, at: &str| Binding { private: Some(self::at(at)), ..Binding::new(user, 0) };
     for binding in [bind(own(user::KEY_VXLAN), "10.0.9.1:2948"), bind(own(user::NOBODY), "10.0.9.2:2948")] {
         writer.apply(&Change::Bind { binding, heard_ms: 0 }).unwrap();
     }

@@ -12,28 +12,12 @@ use pushplane::wire::prp::{Kind, flag, option_type as ty};
 
 use crate::lab::*;
 
-/// A binding with nothing to reach it by.
-fn unbound(user: PushId, device: u8) -> Binding {
-    Binding {
-        user,
-        device,
-        realm: 0,
-        private: None,
-        nat: None,
-        imsi: None,
-        bearers: 3,
-        serving: None,
-        valid_until_ms: None,
-        listener: 0,
-    }
-}
-
 fn private(user: PushId, device: u8, text: &str) -> Binding {
-    Binding { private: Some(at(text)), ..unbound(user, device) }
+    Binding { private: Some(at(text)), ..Binding::new(user, device) }
 }
 
 fn nat(user: PushId, device: u8, text: &str) -> Binding {
-    Binding { nat: Some(at(text)), ..unbound(user, device) }
+    Binding { nat: Some(at(text)), ..Binding::new(user, device) }
 }
 
 /// A lab and who changes what is live in it.
@@ -176,7 +160,7 @@ fn a_visitor_gets_what_its_home_server_sends() {
 #[test]
 fn an_own_user_that_registered_abroad_is_forwarded_to() {
     let (mut lab, mut writer) = lab();
-    writer.bind(Binding { serving: Some(at(ABROAD)), ..unbound(own(user::VXLAN), 0) });
+    writer.bind(Binding { serving: Some(at(ABROAD)), ..Binding::new(own(user::VXLAN), 0) });
     let sent = lab.sent(&push(user::VXLAN), SENDER);
     assert_eq!(sent.to, at(ABROAD));
     assert!(sent.message().has(flag::ROAMED));

@@ -108,16 +108,12 @@ fn binding() -> impl Strategy<Value = Binding> {
     (0..USERS, 0..3u8, endpoints, 0..3u8).prop_map(|(n, device, (a, v6, b, kinds), rest)| {
         let extended = v6.then(|| at(&format!("[2001:db8::{b}]:7")));
         Binding {
-            user: user(n),
-            device,
-            realm: 0,
             private: (kinds != 0).then(|| address(a)),
             nat: (kinds > 1).then(|| extended.unwrap_or(public(b))),
             imsi: (rest == 1).then(|| "460001234567890".parse().unwrap()),
-            bearers: 3,
             serving: (kinds == 0 && rest > 0).then(|| at(ABROAD)),
             valid_until_ms: (rest == 2).then_some(NOW.unix_ms + 1),
-            listener: 0,
+            ..Binding::new(user(n), device)
         }
     })
 }
@@ -183,18 +179,8 @@ fn is_true_of_what_changes_while_it_is_made() {
     let open = |variant: usize| Tables::new(Arc::clone(&images[variant]), 1, "home", None);
     let bind = |n: u64| {
         let [a, b, c, ..] = (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 13).to_le_bytes();
-        let binding = Binding {
-            user: user(a % USERS),
-            device: b % 2,
-            realm: 0,
-            private: Some(address(c % ADDRESSES)),
-            nat: None,
-            imsi: None,
-            bearers: 3,
-            serving: None,
-            valid_until_ms: None,
-            listener: 0,
-        };
+        let binding =
+            Binding { private: Some(address(c % ADDRESSES)), ..Binding::new(user(a % USERS), b % 2) };
         if b % 8 == 7 {
             Change::Forget { user: binding.user, device: binding.device }
         } else {
@@ -204,16 +190,8 @@ fn is_true_of_what_changes_while_it_is_made() {
     // More than one chunk of slots, so that the writer gets its turns in between.
     for n in 0..1000 {
         let binding = Binding {
-            user: own(0x5_0000 + n),
-            device: 0,
-            realm: 0,
             private: Some(at(&format!("10.1.{}.{}:5", n / 250, n % 250))),
-            nat: None,
-            imsi: None,
-            bearers: 3,
-            serving: None,
-            valid_until_ms: None,
-            listener: 0,
+            ..Binding::new(own(0x5_0000 + n), 0)
         };
         writer.apply(&Change::Bind { binding, heard_ms: 0 }).unwrap();
     }

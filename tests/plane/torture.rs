@@ -27,18 +27,7 @@ fn address_of(n: u64) -> Endpoint {
 }
 
 fn binding(user: PushId, private: Endpoint) -> Binding {
-    Binding {
-        user,
-        device: 0,
-        realm: 0,
-        private: Some(private),
-        nat: None,
-        imsi: None,
-        bearers: 3,
-        serving: None,
-        valid_until_ms: None,
-        listener: 0,
-    }
+    Binding { private: Some(private), ..Binding::new(user, 0) }
 }
 
 /// Where the steady one is after an even or an odd step: of two slots each, nothing of one like the other's.

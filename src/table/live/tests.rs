@@ -155,18 +155,7 @@ proptest! {
 }
 
 fn binding(user: u128, device: u8, private: &str) -> Binding {
-    Binding {
-        user: PushId(user),
-        device,
-        realm: 0,
-        private: Some(at(private)),
-        nat: None,
-        imsi: None,
-        bearers: 3,
-        serving: None,
-        valid_until_ms: None,
-        listener: 0,
-    }
+    Binding { private: Some(at(private)), ..Binding::new(PushId(user), device) }
 }
 
 fn bind(binding: Binding) -> Change {
