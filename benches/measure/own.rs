@@ -35,8 +35,13 @@ pub(crate) struct World {
 /// What a shard has of the tables.
 type Served<'a> = (&'a Site, &'a Tables);
 
-/// Where a burst's users are looked for; a shard has it once.
-type Keys = [Key; BURST_MAX];
+/// What a shard keeps from burst to burst.
+struct Seat {
+    /// Where a burst's users are looked for.
+    keys: [Key; BURST_MAX],
+    /// Whether the last burst met users who have no row.
+    strangers: bool,
+}
 
 /// A site at which some users have registered.
 struct Registered {
@@ -89,9 +94,9 @@ impl World {
 
     /// What the plane does between a message and its gateway, for a whole burst: the sum of the answers.
     #[inline(never)]
-    fn resolve(&self, (site, tables): Served<'_>, keys: &mut Keys, ids: &[PushId]) -> u64 {
+    fn resolve(&self, (site, tables): Served<'_>, seat: &mut Seat, ids: &[PushId]) -> u64 {
         let moment = Moment::new(site, tables, NOW);
-        let keys = &mut keys[..ids.len()];
+        let keys = &mut seat.keys[..ids.len()];
         for (key, id) in keys.iter_mut().zip(ids) {
             *key = moment.key(*id);
             moment.prefetch(key);
@@ -118,19 +123,20 @@ impl World {
                 }
             });
         };
-        moment.in_steps(keys, ids.len(), false, |keys, at| keys.get_mut(at), decide);
+        moment.in_steps(keys, ids.len(), seat.strangers, |keys, at| keys.get_mut(at), decide);
+        seat.strangers = moment.met_strangers();
         sum
     }
 
     /// Resolves all of these while nothing is registered.
     pub(crate) fn all(&self, ids: &[PushId]) -> u64 {
-        in_bursts(ids, |keys, ids| self.resolve((&self.site, &self.tables), keys, ids))
+        in_bursts(ids, |seat, ids| self.resolve((&self.site, &self.tables), seat, ids))
     }
 }
 
-fn in_bursts(ids: &[PushId], mut each: impl FnMut(&mut Keys, &[PushId]) -> u64) -> u64 {
-    let mut keys = [Key::default(); BURST_MAX];
-    ids.chunks(BURST_MAX).fold(0u64, |sum, ids| sum.wrapping_add(each(&mut keys, ids)))
+fn in_bursts(ids: &[PushId], mut each: impl FnMut(&mut Seat, &[PushId]) -> u64) -> u64 {
+    let mut seat = Seat { keys: [Key::default(); BURST_MAX], strangers: false };
+    ids.chunks(BURST_MAX).fold(0u64, |sum, ids| sum.wrapping_add(each(&mut seat, ids)))
 }
 
 /// The whole resolution while nothing is registered.
@@ -179,7 +185,7 @@ impl Live {
     /// Resolves all of these.
     pub(crate) fn all(&self, ids: &[PushId]) -> u64 {
         let Registered { site, tables, .. } = &self.registered;
-        in_bursts(ids, |keys, ids| self.world.resolve((site, tables), keys, ids))
+        in_bursts(ids, |seat, ids| self.world.resolve((site, tables), seat, ids))
     }
 }
 
@@ -203,7 +209,7 @@ impl Contestant<Users> for Live {
             assert!(writer.apply(&bind(n as u64)).is_ok());
         };
         Some(Beside::of(write, || {
-            Run::of(|| in_bursts(&questions.ids, |keys, ids| world.resolve((site, tables), keys, ids)))
+            Run::of(|| in_bursts(&questions.ids, |seat, ids| world.resolve((site, tables), seat, ids)))
         }))
     }
 }
@@ -232,15 +238,15 @@ impl World {
     /// Looks all of these up in one table.
     pub(crate) fn part(&self, part: Part, ids: &[PushId]) -> u64 {
         match part {
-            Part::Binding => in_bursts(ids, |keys, ids| self.bindings(keys, ids)),
+            Part::Binding => in_bursts(ids, |seat, ids| self.bindings(seat, ids)),
             Part::Prefix => in_bursts(ids, |_, ids| self.prefixes(ids)),
             Part::Allowlist => in_bursts(ids, |_, ids| self.allowlist(ids)),
         }
     }
 
-    fn bindings(&self, keys: &mut Keys, ids: &[PushId]) -> u64 {
+    fn bindings(&self, seat: &mut Seat, ids: &[PushId]) -> u64 {
         let moment = Moment::new(&self.site, &self.tables, NOW);
-        let keys = &mut keys[..ids.len()];
+        let keys = &mut seat.keys[..ids.len()];
         for (key, id) in keys.iter_mut().zip(ids) {
             *key = moment.key(*id);
             moment.prefetch(key);

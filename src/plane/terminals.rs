@@ -218,6 +218,10 @@ impl<'a> Moment<'a> {
         };
         if is_stranger {
             self.met_strangers.set(true);
+            if let Over::Slot(_) = key.over {
+                // It says nothing of this one, so the line has to.
+                self.bindings.prefetch_line(key.place);
+            }
             key.over = Over::Ask;
             self.prefetch_asked(live, key);
         }
