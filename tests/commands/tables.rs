@@ -24,6 +24,7 @@ fn sources_become_an_image_that_is_the_same() {
     let shown = folder.run("tables show op.ppt --json").json();
     assert_eq!((&shown["digest"], &shown["entries"]), (&checked["digest"], &checked["entries"]));
     assert_eq!(shown["servers"].as_array().map(Vec::len), Some(16));
+    assert_eq!(shown["pages"]["bytes"], shown["image_bytes"], "{shown}");
 
     assert_eq!(folder.run("tables diff op op.ppt").ok(), "the same tables\n");
     let same = folder.run("tables diff op.ppt op --json");

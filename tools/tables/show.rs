@@ -43,6 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Stop> {
             let names: Vec<&str> = image.server_names().collect();
             return common::print_json(&json!({
                 "digest": digest, "image_bytes": image.bytes().len(), "entries": entries, "servers": names,
+                "pages": image.pages(),
             }));
         }
         return common::print(|out| {
