@@ -35,7 +35,12 @@ impl FromStr for Place {
             return Err("expected NAME=ADDRESS, like forwarders=198.18.0.2".to_owned());
         };
         let path = Path::new(NAMESPACES).join(name);
-        let namespace = File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let namespace = File::open(&path).map_err(|error| {
+            format!(
+                "{}: {error}; expected a network namespace, made by \"ip netns add {name}\"",
+                path.display()
+            )
+        })?;
         Ok(Self { ip, namespace: Some(Arc::new(namespace)) })
     }
 }
