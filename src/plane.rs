@@ -36,7 +36,7 @@ pub use punt::{Handoff, PUNT_BYTES_MAX, Punt};
 pub use receipts::{Asker, Exchange, Receipts};
 pub use rejects::RejectLimiter;
 pub use replay::{ReplayWindow, Seen};
-pub use terminals::{Key, Known, Moment};
+pub use terminals::{Known, Looks, Moment, Visit};
 pub use trace::{NoTrace, Trace};
 pub use unsent::{Asked, Origin};
 
@@ -252,8 +252,6 @@ impl Read {
 struct Cell {
     read: Read,
     verdict: Verdict,
-    /// Of the destination, for the bindings.
-    key: Key,
     /// The sending server's index.
     peer: Option<u32>,
     grant: Grant,
@@ -280,8 +278,8 @@ struct Grant {
 #[derive(Debug)]
 pub struct Plane {
     cells: Vec<Cell>,
-    /// Whether the last burst was for users who are live and have no row.
-    strangers: bool,
+    /// Where the destinations are looked for.
+    looks: Box<Looks>,
     sends: Vec<Send>,
     ledger: Ledger,
     /// Where heads are written before they go in front of a payload.
@@ -296,7 +294,7 @@ impl Plane {
     pub fn new(frames: usize) -> Self {
         Self {
             cells: Vec::with_capacity(BURST_MAX),
-            strangers: false,
+            looks: Box::default(),
             sends: Vec::with_capacity(BURST_MAX * TERMINALS_MAX),
             ledger: Ledger::new(frames + BURST_MAX),
             head: HeadBuilder::new(&Header::new(Kind::Push, PushId::NONE, PushId::NONE, 0)),

@@ -6,7 +6,7 @@ pub(crate) use std::hint::spin_loop;
 #[cfg(not(pushplane_loom))]
 pub(crate) use std::sync::{
     Arc, Mutex, MutexGuard,
-    atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
+    atomic::{AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 #[cfg(pushplane_loom)]
@@ -14,7 +14,7 @@ pub(crate) use loom::hint::spin_loop;
 #[cfg(pushplane_loom)]
 pub(crate) use loom::sync::{
     Arc, Mutex, MutexGuard,
-    atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence},
+    atomic::{AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 /// Words that one thread writes and any number read, all of one moment: a sequence lock over atomics,

@@ -8,7 +8,7 @@ use pushplane::clock::Now;
 use pushplane::config::{Limits, Policy};
 use pushplane::id::{Endpoint, PushId};
 use pushplane::packet::BURST_MAX;
-use pushplane::plane::{Key, Moment, Shared, Site};
+use pushplane::plane::{Known, Looks, Moment, Shared, Site, Visit};
 use pushplane::table::memory::prefetch;
 use pushplane::table::{Binding, Change, Image, LiveWriter, Tables};
 
@@ -34,14 +34,6 @@ pub(crate) struct World {
 
 /// What a shard has of the tables.
 type Served<'a> = (&'a Site, &'a Tables);
-
-/// What a shard keeps from burst to burst.
-struct Seat {
-    /// Where a burst's users are looked for.
-    keys: [Key; BURST_MAX],
-    /// Whether the last burst met users who have no row.
-    strangers: bool,
-}
 
 /// A site at which some users have registered.
 struct Registered {
@@ -79,6 +71,35 @@ fn bind(n: u64) -> Change {
     Change::Bind { binding, heard_ms: NOW.unix_ms }
 }
 
+/// The sum of what a push needs to know of its terminals: the reverse check was made before they are shown.
+struct Answers<'a> {
+    moment: &'a Moment<'a>,
+    sum: u64,
+}
+
+impl Visit for Answers<'_> {
+    #[inline(always)]
+    fn visit(&mut self, known: &impl Known) {
+        if known.is_live(NOW)
+            && known.serving().is_none()
+            && let Some(private) = known.private()
+            && let Some(gateway) = self.moment.gateway(known)
+        {
+            self.sum = self.sum.wrapping_add(answer(gateway, private));
+        }
+    }
+}
+
+/// The sum of private addresses.
+struct Addresses(u64);
+
+impl Visit for Addresses {
+    #[inline(always)]
+    fn visit(&mut self, known: &impl Known) {
+        self.0 = self.0.wrapping_add(known.private().map_or(0, |private| answer(0, private)));
+    }
+}
+
 impl World {
     pub(crate) fn new(users: u64) -> Self {
         let rib = rib_without_users(users, at(GATEWAYS[0]), at(GATEWAYS[1]));
@@ -94,49 +115,36 @@ impl World {
 
     /// What the plane does between a message and its gateway, for a whole burst: the sum of the answers.
     #[inline(never)]
-    fn resolve(&self, (site, tables): Served<'_>, seat: &mut Seat, ids: &[PushId]) -> u64 {
+    fn resolve(&self, (site, tables): Served<'_>, looks: &mut Looks, ids: &[PushId]) -> u64 {
         let moment = Moment::new(site, tables, NOW);
-        let keys = &mut seat.keys[..ids.len()];
-        for (key, id) in keys.iter_mut().zip(ids) {
-            *key = moment.key(*id);
-            moment.prefetch(key);
+        for (at, id) in ids.iter().enumerate() {
+            moment.look_for(looks, at, *id);
         }
-        let mut allowed = 0u128;
-        for (train, _) in ids.chunks(TRAIN).enumerate() {
+        moment.look(looks, ids.len());
+        let mut allowed = [false; BURST_MAX / TRAIN];
+        for (train, allowed) in allowed[..ids.len().div_ceil(TRAIN)].iter_mut().enumerate() {
             let app = tables.app(APP);
-            let passes = app.is_some_and(|app| app.in_sources(self.senders[train % SENDERS]));
-            allowed |= (u128::from(passes) * ((1 << TRAIN) - 1)) << (train * TRAIN);
+            *allowed = app.is_some_and(|app| app.in_sources(self.senders[train % SENDERS]));
         }
-        let mut sum = 0u64;
-        let decide = |keys: &mut [Key], place: usize| {
-            let (key, id) = (&keys[place], ids[place]);
-            if allowed >> place & 1 == 0 || moment.route(id) != tables.own() {
-                return;
+        moment.look_closer(looks, ids.len());
+        let mut answers = Answers { moment: &moment, sum: 0 };
+        for (at, id) in ids.iter().enumerate() {
+            if allowed[at / TRAIN] && moment.is_home(*id) {
+                moment.each(looks, at, &mut answers);
             }
-            moment.each(key, |known| {
-                if known.is_live(NOW)
-                    && known.serving().is_none()
-                    && let Some(private) = known.private()
-                    && let Some(gateway) = moment.gateway(known)
-                {
-                    sum = sum.wrapping_add(answer(gateway, private));
-                }
-            });
-        };
-        moment.in_steps(keys, ids.len(), seat.strangers, |keys, at| keys.get_mut(at), decide);
-        seat.strangers = moment.met_strangers();
-        sum
+        }
+        answers.sum
     }
 
     /// Resolves all of these while nothing is registered.
     pub(crate) fn all(&self, ids: &[PushId]) -> u64 {
-        in_bursts(ids, |seat, ids| self.resolve((&self.site, &self.tables), seat, ids))
+        in_bursts(ids, |looks, ids| self.resolve((&self.site, &self.tables), looks, ids))
     }
 }
 
-fn in_bursts(ids: &[PushId], mut each: impl FnMut(&mut Seat, &[PushId]) -> u64) -> u64 {
-    let mut seat = Seat { keys: [Key::default(); BURST_MAX], strangers: false };
-    ids.chunks(BURST_MAX).fold(0u64, |sum, ids| sum.wrapping_add(each(&mut seat, ids)))
+fn in_bursts(ids: &[PushId], mut each: impl FnMut(&mut Looks, &[PushId]) -> u64) -> u64 {
+    let mut looks = Looks::new();
+    ids.chunks(BURST_MAX).fold(0u64, |sum, ids| sum.wrapping_add(each(&mut looks, ids)))
 }
 
 /// The whole resolution while nothing is registered.
@@ -185,7 +193,7 @@ impl Live {
     /// Resolves all of these.
     pub(crate) fn all(&self, ids: &[PushId]) -> u64 {
         let Registered { site, tables, .. } = &self.registered;
-        in_bursts(ids, |seat, ids| self.world.resolve((site, tables), seat, ids))
+        in_bursts(ids, |looks, ids| self.world.resolve((site, tables), looks, ids))
     }
 }
 
@@ -209,7 +217,7 @@ impl Contestant<Users> for Live {
             assert!(writer.apply(&bind(n as u64)).is_ok());
         };
         Some(Beside::of(write, || {
-            Run::of(|| in_bursts(&questions.ids, |seat, ids| world.resolve((site, tables), seat, ids)))
+            Run::of(|| in_bursts(&questions.ids, |looks, ids| world.resolve((site, tables), looks, ids)))
         }))
     }
 }
@@ -238,27 +246,24 @@ impl World {
     /// Looks all of these up in one table.
     pub(crate) fn part(&self, part: Part, ids: &[PushId]) -> u64 {
         match part {
-            Part::Binding => in_bursts(ids, |seat, ids| self.bindings(seat, ids)),
+            Part::Binding => in_bursts(ids, |looks, ids| self.bindings(looks, ids)),
             Part::Prefix => in_bursts(ids, |_, ids| self.prefixes(ids)),
             Part::Allowlist => in_bursts(ids, |_, ids| self.allowlist(ids)),
         }
     }
 
-    fn bindings(&self, seat: &mut Seat, ids: &[PushId]) -> u64 {
+    fn bindings(&self, looks: &mut Looks, ids: &[PushId]) -> u64 {
         let moment = Moment::new(&self.site, &self.tables, NOW);
-        let keys = &mut seat.keys[..ids.len()];
-        for (key, id) in keys.iter_mut().zip(ids) {
-            *key = moment.key(*id);
-            moment.prefetch(key);
+        for (at, id) in ids.iter().enumerate() {
+            moment.look_for(looks, at, *id);
         }
-        let mut sum = 0u64;
-        let decide = |keys: &mut [Key], at: usize| {
-            moment.each(&keys[at], |known| {
-                sum = sum.wrapping_add(known.private().map_or(0, |private| answer(0, private)));
-            });
-        };
-        moment.in_steps(keys, ids.len(), false, |keys, at| keys.get_mut(at), decide);
-        sum
+        moment.look(looks, ids.len());
+        moment.look_closer(looks, ids.len());
+        let mut found = Addresses(0);
+        for at in 0..ids.len() {
+            moment.each(looks, at, &mut found);
+        }
+        found.0
     }
 
     fn prefixes(&self, ids: &[PushId]) -> u64 {

@@ -167,14 +167,14 @@ impl<'a> Sender<'a> {
             return false;
         }
         let mut found = false;
-        self.moment.each(&self.moment.key(source), |known| {
+        self.moment.each_of(source, |known| {
             found |= known.is_live(self.moment.now) && self.is_from(known);
         });
         found
     }
 
     /// Whether the datagram came from this terminal, or from the gateway that it lies behind.
-    fn is_from(&self, known: &Known<'_>) -> bool {
+    fn is_from(&self, known: &dyn Known) -> bool {
         let from = self.from;
         let is_gateway = |private| {
             let tables = self.moment.tables;

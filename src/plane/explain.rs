@@ -336,7 +336,7 @@ fn sender(moment: &Moment<'_>, question: &Question) -> (Endpoint, String) {
 fn terminal_address(moment: &Moment<'_>, app: AppView<'_>, source: PushId) -> Option<Endpoint> {
     let mut found = None;
     if app.takes_users() {
-        moment.each(&moment.key(source), |known| {
+        moment.each_of(source, |known| {
             if known.is_live(moment.now) && found.is_none() {
                 found = known.nat().or(known.private());
             }

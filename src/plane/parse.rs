@@ -1,5 +1,5 @@
 //! First stage: from bytes to messages, or to the reason why not; the lookup of the destination starts
-//! here, so that its cache lines come while the rest of the burst is parsed.
+//! here, so that its cache lines come while the rest of the burst is parsed and judged.
 
 use super::{Cell, Grant, Moment, Plane, Read, Trace, Verdict};
 use crate::packet::Burst;
@@ -12,7 +12,7 @@ impl Plane {
         self.cells.resize_with(burst.rows.len(), Cell::default);
         self.sends.clear();
         for (at, (row, cell)) in burst.rows.iter().zip(&mut self.cells).enumerate() {
-            let Cell { read, verdict, key, peer, grant, first_send, sends } = cell;
+            let Cell { read, verdict, peer, grant, first_send, sends } = cell;
             (*verdict, *peer, *grant, *first_send, *sends) = (Verdict::Pending, None, Grant::default(), 0, 0);
             let bytes = row.frame.as_ref().map_or(&[][..], |frame| frame.bytes());
             self.ledger.received(bytes.len());
@@ -20,14 +20,14 @@ impl Plane {
             let parsed = if too_large { Err(Reason::TooLarge) } else { prp::parse(bytes) };
             match parsed {
                 Ok(message) => {
-                    *key = moment.key(message.header.destination);
-                    moment.prefetch(key);
+                    moment.look_for(&mut self.looks, at, message.header.destination);
                     trace.step(at, || {
                         format!("{} of {} bytes, well-formed", message.kind.name(), bytes.len())
                     });
                     *read = Read::Message(message);
                 }
                 Err(reason) => {
+                    self.looks.skip(at);
                     let header = Header::read(bytes);
                     let reason = earlier(reason, header);
                     trace.step(at, || format!("{reason}: {}", reason.text()));
@@ -35,6 +35,7 @@ impl Plane {
                 }
             }
         }
+        moment.look(&mut self.looks, burst.rows.len());
     }
 }
 

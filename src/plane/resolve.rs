@@ -1,7 +1,7 @@
 //! Third stage: where each message goes (PROTOCOL.md, steps 3 to 5).
 
-use super::terminals::Known;
-use super::{Cell, Exchange, Hop, Key, Moment, Plane, Read, Send, Trace, Verdict};
+use super::terminals::{Known, Visit};
+use super::{Cell, Exchange, Hop, Looks, Moment, Plane, Read, Send, Trace, Verdict};
 use crate::id::Endpoint;
 use crate::packet::Burst;
 use crate::reason::Reason;
@@ -13,17 +13,10 @@ const NETWORK_REQUESTED: u8 = 2;
 
 impl Plane {
     pub(super) fn resolve(&mut self, moment: &Moment<'_>, burst: &Burst, trace: &mut impl Trace) {
-        let (count, eager) = (self.cells.len(), self.strangers);
-        let resolve = |plane: &mut Self, at| plane.resolve_one(moment, burst, at, trace);
-        moment.in_steps(self, count, eager, Self::pending_key, resolve);
-        self.strangers = moment.met_strangers();
-    }
-
-    /// Where the destination of a message is looked for, as long as nothing else was decided on it.
-    #[inline(always)]
-    fn pending_key(&mut self, at: usize) -> Option<&mut Key> {
-        let pending = self.cells.get_mut(at).filter(|cell| cell.verdict == Verdict::Pending)?;
-        Some(&mut pending.key)
+        moment.look_closer(&mut self.looks, self.cells.len());
+        for at in 0..self.cells.len() {
+            self.resolve_one(moment, burst, at, trace);
+        }
     }
 
     #[inline(always)]
@@ -36,6 +29,7 @@ impl Plane {
         };
         let mut resolver = Resolver {
             moment,
+            looks: &self.looks,
             from: row.from,
             message,
             bytes: frame.bytes(),
@@ -56,6 +50,7 @@ impl Plane {
 
 struct Resolver<'a> {
     moment: &'a Moment<'a>,
+    looks: &'a Looks,
     from: Endpoint,
     message: &'a Message,
     bytes: &'a [u8],
@@ -63,6 +58,38 @@ struct Resolver<'a> {
     sends: &'a mut Vec<Send>,
     /// A terminal is only known by its IMSI.
     queries: bool,
+}
+
+/// The terminals of a message's user, as they are shown one after another.
+struct Terminals<'a, 'b, T> {
+    resolver: &'a mut Resolver<'b>,
+    cell: &'a Cell,
+    trace: &'a mut T,
+    roamed: bool,
+    /// The device that is meant; 0: all.
+    wanted: u8,
+    first_send: usize,
+    delivered: bool,
+    /// Why the first that got nothing did.
+    failure: Option<Reason>,
+}
+
+impl<T: Trace> Visit for Terminals<'_, '_, T> {
+    #[inline(always)]
+    fn visit(&mut self, known: &impl Known) {
+        let Self { resolver, cell, trace, .. } = self;
+        if self.wanted != 0 && known.device() != self.wanted {
+            return;
+        }
+        match resolver.terminal(cell, known, self.roamed, self.first_send, *trace) {
+            Ok(is_terminal) => self.delivered |= is_terminal,
+            Err(reason) => {
+                let say = || format!("device {}: {reason}: {}", known.device(), reason.text());
+                trace.step(resolver.row, say);
+                self.failure.get_or_insert(reason);
+            }
+        }
+    }
 }
 
 impl Resolver<'_> {
@@ -106,18 +133,11 @@ impl Resolver<'_> {
             _ => {}
         }
         if !self.message.has(flag::ROAMED) {
-            let server = self.moment.route(header.destination).ok_or(Reason::NoRoute)?;
-            trace.step(self.row, || {
-                format!(
-                    "the longest prefix of {} is {}'s",
-                    header.destination,
-                    self.moment.tables.server_name(server)
-                )
-            });
-            if self.moment.tables.own() != Some(server) {
-                let to = self.moment.tables.server_address(server);
-                self.forward(cell, Some(server), to, false, trace)?;
-                return Ok(Verdict::Forward);
+            if !self.moment.is_home(header.destination) {
+                return self.pass_on(cell, trace);
+            }
+            if let Some(own) = self.moment.tables.own() {
+                self.say_longest(own, trace);
             }
         }
         if *kind == Kind::Push && self.message.has(flag::GROUP) {
@@ -127,30 +147,40 @@ impl Resolver<'_> {
         self.home(cell, trace)
     }
 
+    /// Step 3, of what another server is the home of.
+    fn pass_on(&mut self, cell: &Cell, trace: &mut impl Trace) -> Result<Verdict, Reason> {
+        let server = self.moment.route(self.message.header.destination).ok_or(Reason::NoRoute)?;
+        self.say_longest(server, trace);
+        self.forward(cell, Some(server), self.moment.tables.server_address(server), false, trace)?;
+        Ok(Verdict::Forward)
+    }
+
+    fn say_longest(&self, server: u32, trace: &mut impl Trace) {
+        let name = || self.moment.tables.server_name(server);
+        let destination = self.message.header.destination;
+        trace.step(self.row, || format!("the longest prefix of {destination} is {}'s", name()));
+    }
+
     /// Step 4 and 5: the user's own server, or the one that it roams at.
     fn home(&mut self, cell: &Cell, trace: &mut impl Trace) -> Result<Verdict, Reason> {
         let roamed = self.message.has(flag::ROAMED);
-        let unknown = if roamed { Reason::NotAttached } else { Reason::UnknownDestination };
         let wanted = self.message.options.device(self.bytes).unwrap_or(0);
-        let first_send = self.sends.len();
-        let mut delivered = false;
-        let mut failure = None;
-        let moment = self.moment;
-        let is_known = moment.each(&cell.key, |known| {
-            if wanted != 0 && known.device() != wanted {
-                return;
-            }
-            match self.terminal(cell, known, roamed, first_send, trace) {
-                Ok(is_terminal) => delivered |= is_terminal,
-                Err(reason) => {
-                    trace
-                        .step(self.row, || format!("device {}: {reason}: {}", known.device(), reason.text()));
-                    failure.get_or_insert(reason);
-                }
-            }
-        });
+        let (first_send, row) = (self.sends.len(), self.row);
+        let (moment, looks) = (self.moment, self.looks);
+        let mut terminals = Terminals {
+            resolver: self,
+            cell,
+            trace,
+            roamed,
+            wanted,
+            first_send,
+            delivered: false,
+            failure: None,
+        };
+        let is_known = moment.each(looks, row, &mut terminals);
+        let Terminals { delivered, failure, .. } = terminals;
         if !is_known {
-            return Err(unknown);
+            return Err(if roamed { Reason::NotAttached } else { Reason::UnknownDestination });
         }
         match (delivered, self.queries, self.sends.len() > first_send) {
             (true, ..) => Ok(Verdict::Deliver),
@@ -161,10 +191,11 @@ impl Resolver<'_> {
     }
 
     /// One terminal of the user. True: it is served from here; false: it is served otherwise.
+    #[inline(always)]
     fn terminal(
         &mut self,
         cell: &Cell,
-        known: &Known<'_>,
+        known: &impl Known,
         roamed: bool,
         first_send: usize,
         trace: &mut impl Trace,

@@ -434,7 +434,7 @@ impl Writer<'_> {
             return self.from;
         }
         let (mut own, mut public) = (None, None);
-        self.moment.each(&self.moment.key(source), |known| {
+        self.moment.each_of(source, |known| {
             let Some(nat) = known.nat().filter(|_| known.is_live(self.moment.now)) else { return };
             if nat == self.from || known.private().is_some_and(|own| own.octets() == self.from.octets()) {
                 own.get_or_insert(nat);

@@ -10,18 +10,21 @@
 //! [`Overlay`] says by the place of a user's row whether the live tables know nothing of it, or all; only where both
 //! have something to say are both asked.
 //!
-//! A burst looks in steps ([`Moment::in_steps`]), each over all of its messages, so that what one step asks memory for
-//! has come when the next one needs it. (Steps that run 32 or 64 messages ahead of each other in one loop take half as
-//! long again: a message that waits for its line holds up those behind it.)
+//! How a burst looks for its users, [`Looks`] tells.
 
-use std::cell::Cell;
+mod known;
+mod look;
 
-use super::{Site, Terminal};
+pub use known::{Known, Visit};
+use known::{Registered, Row};
+pub use look::Looks;
+
+use super::Site;
 use crate::clock::Now;
-use crate::id::{Endpoint, Imsi, PushId};
-use crate::table::binding::{Bindings, Line};
+use crate::id::{Endpoint, PushId};
+use crate::table::binding::{Bindings, Line, Plain};
 use crate::table::live::overlay::{Over, Overlay};
-use crate::table::live::{Hint, LiveBindings, LiveLine, Of};
+use crate::table::live::{Hint, LiveBindings, Of};
 use crate::table::lpm::Trie;
 use crate::table::{Home, Segments, Tables};
 
@@ -40,41 +43,27 @@ pub struct Moment<'a> {
     home: Home,
     prefixes: Trie<'a>,
     segments: Segments<'a>,
-    /// Whether somebody was live who has no row where there are rows of others.
-    met_strangers: Cell<bool>,
+    /// Which rows say all of their users, if nothing is live of these.
+    plain: Plain,
 }
 
-/// A user and where to look for it.
+/// A user, and what is known of where to look for it.
 #[derive(Clone, Copy, Debug)]
-pub struct Key {
+struct Key {
     user: PushId,
-    /// What live entries are found by: [`Moment::live_hash`] knows.
-    live_hash: u64,
     row_hash: u64,
-    /// The line that the user's first row is in, if it is in any: [`Moment::prefetch_lines`] knows.
-    place: usize,
-    /// What is live of whose row stands there.
-    over: Over,
-    /// What it saw of live entries.
+    /// Where the user's first row stands, if it has any.
+    place: Option<usize>,
+    /// What live entries are found by.
+    live_hash: u64,
+    /// What was seen of live entries.
     hint: Hint,
-    /// What the live owner of that row's private address would be found by: [`Moment::prefetch_owner`] knows.
+    /// What the live owner of the row's private address would be found by.
     owner_hash: u64,
 }
 
-/// No line has this number.
-const UNKNOWN: usize = usize::MAX;
-
 /// A hash that nobody has computed; who meets an address that has it does so again.
 const NO_HASH: u64 = 0;
-
-/// One terminal, as users.csv or a registration says.
-#[derive(Clone, Copy)]
-pub enum Known<'a> {
-    /// A row of users.csv, and the public IPv6 addresses of its tables.
-    Row(&'a Line, &'a [[u8; 16]]),
-    /// A registration, and whether its user may have a key of its own.
-    Live(&'a LiveLine, bool),
-}
 
 /// A set of device numbers.
 #[derive(Default)]
@@ -98,163 +87,16 @@ impl<'a> Moment<'a> {
         let (bindings, prefixes, segments) =
             (tables.arrays().bindings(), tables.prefixes(), tables.segments());
         let own = tables.own().map(|own| tables.server_address(own));
-        let (home, met_strangers) = (tables.home(), Cell::new(false));
-        Self { site, tables, now, own, live, overlay, bindings, home, prefixes, segments, met_strangers }
+        let home = tables.home();
+        // Of public addresses an overlay says nothing.
+        let plain = Plain::new(live.is_some());
+        Self { site, tables, now, own, live, overlay, bindings, home, prefixes, segments, plain }
     }
 
-    /// Where to look for this user.
-    #[inline(always)]
-    pub fn key(&self, user: PushId) -> Key {
+    /// A user whom nobody has looked for yet.
+    fn key(&self, user: PushId) -> Key {
         let row_hash = self.bindings.hash(user);
-        // Few need it where there is an overlay.
-        let live_hash = match (self.live, self.overlay) {
-            (Some(live), None) => live.hash(user),
-            _ => NO_HASH,
-        };
-        Key { user, live_hash, row_hash, ..Key::UNSEEN }
-    }
-
-    /// The first step: starts to bring near what says where the user would be found.
-    #[inline(always)]
-    pub fn prefetch(&self, key: &Key) {
-        self.bindings.prefetch(key.row_hash);
-        if let (Some(live), None) = (self.live, self.overlay) {
-            live.prefetch(key.live_hash);
-            self.tables.prefetch_keyed(key.row_hash);
-        }
-    }
-
-    /// Decides on each message of a burst in its order, when what is known of its destination has been brought near.
-    /// `key` is where that is looked for, after [`Moment::prefetch`]; none of a message that needs it no more. `eager`:
-    /// the burst before met strangers ([`Moment::met_strangers`]).
-    #[inline(always)]
-    pub fn in_steps<B: ?Sized>(
-        &self,
-        burst: &mut B,
-        count: usize,
-        eager: bool,
-        key: impl for<'b> Fn(&'b mut B, usize) -> Option<&'b mut Key>,
-        mut decide: impl FnMut(&mut B, usize),
-    ) {
-        for at in 0..count {
-            if let Some(key) = key(burst, at) {
-                self.prefetch_lines(key);
-            }
-        }
-        if self.live.is_some() {
-            let mut more = eager;
-            for at in 0..count {
-                if let Some(key) = key(burst, at) {
-                    more |= self.prefetch_live(key);
-                }
-            }
-            let mut strangers = false;
-            for at in 0..if more { count } else { 0 } {
-                if let Some(key) = key(burst, at) {
-                    strangers |= self.prefetch_rest(key);
-                }
-            }
-            for at in 0..if strangers { count } else { 0 } {
-                if let Some(key) = key(burst, at) {
-                    self.prefetch_stranger(key);
-                }
-            }
-        }
-        for at in 0..count {
-            decide(burst, at);
-        }
-    }
-
-    /// The second step: the line of the user, or what says whether it is needed.
-    #[inline(always)]
-    fn prefetch_lines(&self, key: &mut Key) {
-        key.place = self.bindings.place(key.row_hash);
-        match (self.live, self.overlay) {
-            (None, _) => self.bindings.prefetch_line(key.place),
-            (Some(_), Some(overlay)) => overlay.prefetch(key.place),
-            (Some(live), None) => {
-                self.bindings.prefetch_line(key.place);
-                key.hint = live.hint(key.live_hash);
-            }
-        }
-    }
-
-    /// The third step, needed only when something is live: what is to be read of this user. True: the fourth is needed.
-    #[inline(always)]
-    fn prefetch_live(&self, key: &mut Key) -> bool {
-        match (self.live, self.overlay) {
-            (Some(live), Some(overlay)) => {
-                key.over = overlay.at(key.place);
-                if let Over::Slot(slot) = key.over {
-                    live.prefetch_slot(slot);
-                    self.tables.prefetch_keyed(key.row_hash);
-                } else {
-                    self.bindings.prefetch_line(key.place);
-                    if key.over == Over::Ask {
-                        self.prefetch_asked(live, key);
-                        return true;
-                    }
-                }
-            }
-            (Some(live), None) => self.prefetch_owner(live, key),
-            (None, _) => {}
-        }
-        false
-    }
-
-    /// The fourth step, of those who must be looked for among what is live. Without it they are found too. True: this one
-    /// is a stranger, and the last step is worth it.
-    #[inline]
-    fn prefetch_rest(&self, key: &mut Key) -> bool {
-        let (Some(live), Some(_)) = (self.live, self.overlay) else { return false };
-        let is_stranger = match key.over {
-            Over::Nothing => self.bindings.at(key.user, key.place).is_none(),
-            Over::Slot(slot) => !live.may_be_of(slot, key.user),
-            Over::Ask => {
-                key.hint = live.hint(key.live_hash);
-                self.prefetch_owner(live, key);
-                false
-            }
-        };
-        if is_stranger {
-            self.met_strangers.set(true);
-            if let Over::Slot(_) = key.over {
-                // It says nothing of this one, so the line has to.
-                self.bindings.prefetch_line(key.place);
-            }
-            key.over = Over::Ask;
-            self.prefetch_asked(live, key);
-        }
-        is_stranger
-    }
-
-    /// The last step, of a user who has no row where there are rows of others.
-    #[inline]
-    fn prefetch_stranger(&self, key: &mut Key) {
-        if let Some(live) = self.live.filter(|_| key.over == Over::Ask && key.hint == Hint::Unknown) {
-            key.hint = live.hint(key.live_hash);
-        }
-    }
-
-    /// The bucket that the live tables would have this user in.
-    #[inline]
-    fn prefetch_asked(&self, live: &LiveBindings, key: &mut Key) {
-        key.live_hash = live.hash(key.user);
-        live.prefetch(key.live_hash);
-        self.tables.prefetch_keyed(key.row_hash);
-    }
-
-    /// The bucket that would have the owner of the row's address, if its user is not live itself.
-    #[inline]
-    fn prefetch_owner(&self, live: &LiveBindings, key: &mut Key) {
-        if key.hint != Hint::None {
-            return;
-        }
-        let line = self.bindings.at(key.user, key.place);
-        if let Some((line, private)) = line.and_then(|line| Some((line, line.private()?))) {
-            key.owner_hash = live.owner_hash(line.realm(), private);
-            live.prefetch_owner(key.owner_hash);
-        }
+        Key { user, row_hash, place: None, live_hash: NO_HASH, hint: Hint::Unknown, owner_hash: NO_HASH }
     }
 
     /// What the live entries of this user are found by.
@@ -263,56 +105,96 @@ impl<'a> Moment<'a> {
         if key.live_hash == NO_HASH { live.hash(key.user) } else { key.live_hash }
     }
 
+    /// Whether this server is this Push ID's home.
+    #[inline(always)]
+    pub fn is_home(&self, id: PushId) -> bool {
+        self.home.has(id) || self.route(id).is_some_and(|server| self.tables.own() == Some(server))
+    }
+
     /// The server whose prefix is the longest that `id` has.
-    #[inline]
+    #[inline(never)]
     pub fn route(&self, id: PushId) -> Option<u32> {
-        if self.home.has(id) { self.tables.own() } else { self.prefixes.lookup(id.high()) }
+        self.prefixes.lookup(id.high())
     }
 
     /// The gateway that a terminal's private address lies behind. Most rows and registrations know it by the very
     /// segments that are asked for others.
     #[inline(always)]
-    pub fn gateway(&self, known: &Known<'_>) -> Option<u32> {
-        let noted = match known {
-            Known::Row(row, _) => row.gateway(),
-            Known::Live(line, _) => self.overlay.and_then(|overlay| line.gateway(overlay.tag())),
-        };
-        noted.or_else(|| self.segments.gateway(known.realm(), known.private()?))
-    }
-
-    /// Every terminal that the user has or had, held by whoever has it now; those whose validity has ended too.
-    /// Returns whether anything is known of the user (ruling 9).
-    #[inline(always)]
-    pub fn each(&self, key: &Key, mut each: impl FnMut(&Known<'_>)) -> bool {
-        let Some(live) = self.live else { return self.rows(key, |_, _| true, &mut each) };
-        match (key.over, self.overlay) {
-            (Over::Nothing, Some(_)) => {
-                // That is said of whose row stands there; of nobody else is there one.
-                if self.rows(key, |row, _| !self.is_public_address_taken(live, row), &mut each) {
-                    return true;
-                }
-                self.met_strangers.set(true);
-            }
-            (Over::Slot(slot), Some(overlay)) => {
-                if let Some(line) = live.only(overlay, key.place, slot, key.user) {
-                    if line.of() == Of::Bound {
-                        each(&Known::Live(&line, self.tables.may_have_key(key.row_hash)));
-                    }
-                    return true;
-                }
-                self.met_strangers.set(true);
-            }
-            _ => {}
+    pub fn gateway(&self, known: &(impl Known + ?Sized)) -> Option<u32> {
+        match known.gateway(self.overlay) {
+            None => self.asked_gateway(known.realm(), known.private()?),
+            noted => noted,
         }
-        self.live_and_rows(live, key, &mut each)
     }
 
-    /// Whether all steps are worth it in a burst like this one: somebody was live, or unknown, who has no row.
-    pub fn met_strangers(&self) -> bool {
-        self.met_strangers.get()
+    #[inline(never)]
+    fn asked_gateway(&self, realm: u32, private: Endpoint) -> Option<u32> {
+        self.segments.gateway(realm, private)
     }
 
-    fn live_and_rows(&self, live: &LiveBindings, key: &Key, each: &mut impl FnMut(&Known<'_>)) -> bool {
+    /// Every terminal that the user of this message has or had, held by whoever has it now; those whose validity has
+    /// ended too. Returns whether anything is known of the user (ruling 9). After [`Moment::look`].
+    #[inline(always)]
+    pub fn each(&self, looks: &Looks, at: usize, each: &mut impl Visit) -> bool {
+        match looks.over(at) {
+            Over::Nothing => {
+                // Nearly always a row says all.
+                let (user, place) = looks.row(at);
+                match self.bindings.plain_at(user, place, self.plain) {
+                    Some(row) => each.visit(&Row(row, self.bindings.nat6())),
+                    None => return self.each_of_rows(looks, at, each),
+                }
+                true
+            }
+            Over::Slot(slot) => self.each_of_slot(looks, at, slot, each),
+            Over::Ask => self.each_asked(looks, at, each),
+        }
+    }
+
+    /// Where nothing is live of whose row stands there; of nobody else is there one.
+    #[inline(never)]
+    fn each_of_rows(&self, looks: &Looks, at: usize, each: &mut impl Visit) -> bool {
+        let key = looks.key(at);
+        let Some(live) = self.live else { return self.rows(&key, |_, _| true, each) };
+        if self.rows(&key, |row, _| !self.is_public_address_taken(live, row), each) {
+            return true;
+        }
+        looks.met_stranger();
+        self.live_and_rows(live, &key, each)
+    }
+
+    /// Where a slot says all of whose row stands there.
+    #[inline(never)]
+    fn each_of_slot(&self, looks: &Looks, at: usize, slot: u32, each: &mut impl Visit) -> bool {
+        let (user, place) = looks.row(at);
+        let (Some(live), Some(overlay)) = (self.live, self.overlay) else {
+            return self.each_of_rows(looks, at, each);
+        };
+        let Some(line) = live.only(overlay, place, slot, user) else {
+            looks.met_stranger();
+            return self.live_and_rows(live, &looks.key(at), each);
+        };
+        if line.of() == Of::Bound {
+            each.visit(&Registered(&line, self.tables.may_have_key(looks.row_hash(at))));
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn each_asked(&self, looks: &Looks, at: usize, each: &mut impl Visit) -> bool {
+        self.live.is_some_and(|live| self.live_and_rows(live, &looks.key(at), each))
+    }
+
+    /// As [`Moment::each`], of a user of whom nothing was brought near.
+    pub fn each_of(&self, user: PushId, mut each: impl FnMut(&dyn Known)) -> bool {
+        let key = self.key(user);
+        match self.live {
+            None => self.rows(&key, |_, _| true, &mut each),
+            Some(live) => self.live_and_rows(live, &key, &mut each),
+        }
+    }
+
+    fn live_and_rows(&self, live: &LiveBindings, key: &Key, each: &mut impl Visit) -> bool {
         let mut hidden = Devices::default();
         let mut known = false;
         let mut lent = None;
@@ -320,7 +202,7 @@ impl<'a> Moment<'a> {
             Of::Bound => {
                 known = true;
                 hidden.insert(line.device());
-                each(&Known::Live(line, self.tables.may_have_key(key.row_hash)));
+                each.visit(&Registered(line, self.tables.may_have_key(key.row_hash)));
             }
             Of::Ended => {
                 known = true;
@@ -342,13 +224,7 @@ impl<'a> Moment<'a> {
 
     /// The terminals of whom a Push ID is lent to.
     #[cold]
-    fn borrowed(
-        &self,
-        live: &LiveBindings,
-        user: PushId,
-        device: u8,
-        each: &mut impl FnMut(&Known<'_>),
-    ) -> bool {
+    fn borrowed(&self, live: &LiveBindings, user: PushId, device: u8, each: &mut impl Visit) -> bool {
         let key = self.key(user);
         let mut hidden = Devices::default();
         let mut known = false;
@@ -359,7 +235,7 @@ impl<'a> Moment<'a> {
             known = true;
             hidden.insert(line.device());
             if line.of() == Of::Bound && (device == 0 || line.device() == device) {
-                each(&Known::Live(line, self.tables.may_have_key(key.row_hash)));
+                each.visit(&Registered(line, self.tables.may_have_key(key.row_hash)));
             }
         });
         let wanted = |row: &Line, hash| {
@@ -370,20 +246,14 @@ impl<'a> Moment<'a> {
     }
 
     /// The user's rows that are wanted; `wanted` is told what the live owner of the row's address would be found by.
-    #[inline(always)]
-    fn rows(
-        &self,
-        key: &Key,
-        wanted: impl Fn(&Line, u64) -> bool,
-        each: &mut impl FnMut(&Known<'_>),
-    ) -> bool {
-        let place = if key.place == UNKNOWN { self.bindings.place(key.row_hash) } else { key.place };
+    fn rows(&self, key: &Key, wanted: impl Fn(&Line, u64) -> bool, each: &mut impl Visit) -> bool {
+        let place = key.place.unwrap_or_else(|| self.bindings.place(key.row_hash));
         let Some(mut row) = self.bindings.at(key.user, place) else { return false };
         let mut further = self.bindings.further(row, place).iter();
         let mut owner_hash = key.owner_hash;
         loop {
             if wanted(row, owner_hash) {
-                each(&Known::Row(row, self.bindings.nat6()));
+                each.visit(&Row(row, self.bindings.nat6()));
             }
             match further.next() {
                 Some(next) => (row, owner_hash) = (next, NO_HASH),
@@ -449,109 +319,5 @@ impl<'a> Moment<'a> {
             });
         }
         bound || self.bindings.find(user).is_some()
-    }
-}
-
-impl Key {
-    /// Nobody has looked yet.
-    const UNSEEN: Self = Self {
-        user: PushId::NONE,
-        live_hash: NO_HASH,
-        row_hash: 0,
-        place: UNKNOWN,
-        over: Over::Ask,
-        hint: Hint::Unknown,
-        owner_hash: NO_HASH,
-    };
-}
-
-impl Default for Key {
-    fn default() -> Self {
-        Self::UNSEEN
-    }
-}
-
-impl Known<'_> {
-    /// Which of the user's terminals.
-    #[inline(always)]
-    pub fn device(&self) -> u8 {
-        match self {
-            Self::Row(row, _) => row.device(),
-            Self::Live(line, _) => line.device(),
-        }
-    }
-
-    /// The private address space.
-    #[inline(always)]
-    pub fn realm(&self) -> u32 {
-        match self {
-            Self::Row(row, _) => row.realm(),
-            Self::Live(line, _) => line.realm(),
-        }
-    }
-
-    /// Private address and port.
-    #[inline(always)]
-    pub fn private(&self) -> Option<Endpoint> {
-        match self {
-            Self::Row(row, _) => row.private(),
-            Self::Live(line, _) => line.private(),
-        }
-    }
-
-    /// Public address and port.
-    #[inline(always)]
-    pub fn nat(&self) -> Option<Endpoint> {
-        match self {
-            Self::Row(row, nat6) => row.nat(nat6),
-            Self::Live(line, _) => line.nat(),
-        }
-    }
-
-    /// The subscriber.
-    #[inline(always)]
-    pub fn imsi(&self) -> Option<Imsi> {
-        match self {
-            Self::Row(row, _) => row.imsi(),
-            Self::Live(line, _) => line.imsi(),
-        }
-    }
-
-    /// What the terminal can take.
-    #[inline(always)]
-    pub fn bearers(&self) -> u8 {
-        match self {
-            Self::Row(row, _) => row.bearers(),
-            Self::Live(line, _) => line.bearers(),
-        }
-    }
-
-    /// The serving server's address.
-    #[inline(always)]
-    pub fn serving(&self) -> Option<Endpoint> {
-        match self {
-            Self::Row(row, _) => row.serving(),
-            Self::Live(line, _) => line.serving(),
-        }
-    }
-
-    /// Whether its validity has not ended.
-    #[inline(always)]
-    pub fn is_live(&self, now: Now) -> bool {
-        match self {
-            Self::Row(row, _) => row.is_live(now.unix_s()),
-            Self::Live(line, _) => line.is_live(now.unix_ms),
-        }
-    }
-
-    /// What is needed to serve it.
-    #[inline(always)]
-    pub fn terminal(&self) -> Terminal {
-        let (device, realm, private) = (self.device(), self.realm(), self.private());
-        let (user, has_key, listener) = match self {
-            Self::Row(row, _) => (row.user(), row.has_key(), None),
-            Self::Live(line, may_have_key) => (line.user(), *may_have_key, Some(line.listener())),
-        };
-        Terminal { user, device, realm, private, has_key, listener }
     }
 }

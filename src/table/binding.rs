@@ -1,8 +1,8 @@
 //! Where each user is: the bindings that users.csv knows, one cache line a terminal.
 //!
 //! Costs: 64 bytes a terminal, of 98.4 percent of the places; 0.3 bytes of the perfect hash that says which
-//! ([`super::phf`]): 65.3 bytes a user with one terminal, 69.7 with the way back ([`super::owners`]), 73.8 with the cell
-//! that says whether registrations are to be asked ([`super::live::overlay`]). A lookup
+//! ([`super::phf`]): 65.3 bytes a user with one terminal, 69.7 with the way back ([`super::owners`]), 74.4 with what
+//! says whether registrations are to be asked ([`super::live::overlay`]). A lookup
 //! reads one line from memory, whether the user is there or not, and one byte that is in a near cache; further
 //! terminals stand side by side in further lines, which only their users' lookups read.
 //!
@@ -99,6 +99,18 @@ pub(super) const fn owner_hash((realm, addr): (u32, [u8; 16]), seed: u64) -> u64
 pub const fn owner_key(realm: u32, addr: [u8; 16]) -> u128 {
     // Realms differ in bits that IPv4-mapped addresses leave zero.
     u128::from_be_bytes(addr) ^ (realm as u128) << 96
+}
+
+/// Which lines say all of their users: of one terminal with a private address.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain(u8);
+
+impl Plain {
+    /// Those with a public address are not among them where that may be somebody else's by now.
+    pub const fn new(may_be_taken: bool) -> Self {
+        let public = if may_be_taken { flag::NAT } else { 0 };
+        Self(flag::PRIVATE | flag::SERVING | flag::MORE | public)
+    }
 }
 
 impl Line {
@@ -312,6 +324,12 @@ impl<'a> Bindings<'a> {
         self.places.place(hash)
     }
 
+    /// The perfect hash of users.
+    #[inline(always)]
+    pub const fn places(&self) -> &Places<'a> {
+        &self.places
+    }
+
     /// Starts to bring a line near.
     #[inline(always)]
     pub fn prefetch_line(&self, place: usize) {
@@ -323,6 +341,19 @@ impl<'a> Bindings<'a> {
     pub fn at(&self, user: PushId, place: usize) -> Option<&'a Line> {
         // A free place says that it is nobody's.
         self.lines.get(place).filter(|line| line.user() == user && !user.is_none())
+    }
+
+    /// The user's only line, if it is such a one.
+    #[inline(always)]
+    pub fn plain_at(&self, user: PushId, place: usize, plain: Plain) -> Option<&'a Line> {
+        // A free place has no flags.
+        self.lines.get(place).filter(|line| line.user() == user && line.flags & plain.0 == flag::PRIVATE)
+    }
+
+    /// The lines.
+    #[inline(always)]
+    pub const fn lines(&self) -> &'a [Line] {
+        self.lines
     }
 
     /// The user's first line, and where it stands.

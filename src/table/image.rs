@@ -500,7 +500,7 @@ impl Image {
             owners: Fill::new(owned, a.owners.places()),
             near_bytes: a.users.size(),
             owner_bytes: a.owners.size(),
-            overlay_bytes: places * Overlay::CELL_BYTES,
+            overlay_bytes: Overlay::bytes_for(a.users.size(), places),
         }
     }
 }

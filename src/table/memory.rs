@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
 
-use crate::sync::{AtomicU32, AtomicU64, Seqlock};
+use crate::sync::{AtomicU16, AtomicU32, AtomicU64, Seqlock};
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -155,6 +155,8 @@ impl Drop for Region {
 /// All bytes zero must be a valid value that needs no drop.
 pub unsafe trait Zero: Default {}
 
+// SAFETY: any 16 bits are an atomic word.
+unsafe impl Zero for AtomicU16 {}
 // SAFETY: any 32 bits are an atomic word.
 unsafe impl Zero for AtomicU32 {}
 // SAFETY: any 64 bits are an atomic word.
@@ -235,6 +237,24 @@ pub fn prefetch<T>(slice: &[T], index: usize) {
     }
 }
 
+/// As [`prefetch`] of one of two slices, by a choice that costs the same either way.
+#[inline(always)]
+pub fn prefetch_either<T, U>(first: bool, one: (&[T], usize), other: (&[U], usize)) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let one = one.0.as_ptr().wrapping_add(one.1).cast::<i8>();
+        let other = other.0.as_ptr().wrapping_add(other.1).cast::<i8>();
+        let chosen = std::hint::select_unpredictable(first, one, other);
+        // SAFETY: a hint, which any address may be given.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(chosen);
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    if first { prefetch(one.0, one.1) } else { prefetch(other.0, other.1) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,5 +325,7 @@ mod tests {
     fn prefetching_beyond_the_end_is_nothing() {
         prefetch(&[1, 2, 3], 2);
         prefetch(&[1, 2, 3], 3);
+        prefetch_either(true, (&[1, 2, 3], 4), (&[1u8], 5));
+        prefetch_either(false, (&[1, 2, 3], 4), (&[1u8], 5));
     }
 }

@@ -50,6 +50,12 @@ const fn scale(hash: u64, count: u64) -> usize {
     ((hash as u128 * count as u128) >> 64) as usize
 }
 
+/// Which of so many buckets a key with this hash is in.
+#[inline(always)]
+pub const fn bucket(hash: u64, buckets: usize) -> usize {
+    scale(hash, buckets as u64)
+}
+
 #[inline(always)]
 const fn place_in_part(hash: u64, pilot: u8, places: u32) -> usize {
     let mixed = (hash ^ (pilot as u64).wrapping_mul(SPREAD)).wrapping_mul(SPREAD);
@@ -256,15 +262,32 @@ impl Places<'_> {
     /// Starts to bring near what [`Places::place`] reads.
     #[inline(always)]
     pub fn prefetch(&self, hash: u64) {
-        prefetch(self.pilots, scale(hash, self.pilots.len() as u64));
+        prefetch(self.pilots, self.bucket(hash));
     }
 
     /// The only place where the key with this hash can be.
     #[inline(always)]
     pub fn place(&self, hash: u64) -> usize {
-        let bucket = scale(hash, self.pilots.len() as u64);
-        let part = (bucket as u64 >> self.part_shift) * u64::from(self.part_places);
-        part as usize + place_in_part(hash, self.pilots[bucket], self.part_places)
+        let bucket = self.bucket(hash);
+        self.place_by(hash, bucket, self.pilots[bucket])
+    }
+
+    /// The bucket of the key with this hash.
+    #[inline(always)]
+    pub const fn bucket(&self, hash: u64) -> usize {
+        bucket(hash, self.pilots.len())
+    }
+
+    /// As [`Places::place`], for who has the pilot of the bucket from elsewhere.
+    #[inline(always)]
+    pub const fn place_by(&self, hash: u64, bucket: usize, pilot: u8) -> usize {
+        let part = (bucket as u64 >> self.part_shift) * self.part_places as u64;
+        part as usize + place_in_part(hash, pilot, self.part_places)
+    }
+
+    /// The pilots, a bucket each.
+    pub const fn pilots(&self) -> &[u8] {
+        self.pilots
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pushplane::id::{Endpoint, PushId};
-use pushplane::plane::{Key, Moment, Site};
+use pushplane::plane::{Known, Looks, Moment, Site};
 use pushplane::table::{Binding, Change, LiveWriter, Tables};
 
 use crate::lab::*;
@@ -64,15 +64,17 @@ struct Steps {
 
 /// What a burst for all holders and the steady one finds: who has the address, and how.
 /// `eager`: as if the burst before had met somebody who is live and has no row.
-fn resolve(site: &Site, tables: &Tables, eager: bool) -> Vec<(u64, Endpoint)> {
+fn resolve(site: &Site, tables: &Tables, looks: &mut Looks, eager: bool) -> Vec<(u64, Endpoint)> {
     let moment = Moment::new(site, tables, NOW);
-    let users = (0..HOLDERS).map(holder).chain([own(STEADY)]);
-    let mut keys: Vec<Key> = users.map(|user| moment.key(user)).collect();
-    keys.iter().for_each(|key| moment.prefetch(key));
+    let users: Vec<PushId> = (0..HOLDERS).map(holder).chain([own(STEADY)]).collect();
+    looks.expect_strangers(eager);
+    users.iter().enumerate().for_each(|(at, user)| moment.look_for(looks, at, *user));
+    moment.look(looks, users.len());
+    moment.look_closer(looks, users.len());
     let mut found = Vec::new();
-    let resolve = |keys: &mut Vec<Key>, at: usize| {
+    for at in 0..users.len() {
         let n = at as u64;
-        let known = moment.each(&keys[at], |known| {
+        let known = moment.each(looks, at, &mut |known: &dyn Known| {
             if n < HOLDERS {
                 found.push((n, known.private().unwrap()));
                 return;
@@ -85,19 +87,17 @@ fn resolve(site: &Site, tables: &Tables, eager: bool) -> Vec<(u64, Endpoint)> {
             assert!(whole(0) || whole(1), "half an entry: {seen:?}");
         });
         assert!(known || (1..HOLDERS).contains(&n), "{n} is always known");
-    };
-    let count = keys.len();
-    moment.in_steps(&mut keys, count, eager, |keys, at| keys.get_mut(at), resolve);
+    }
     found
 }
 
 /// Resolves until told to stop; how often there was but one right answer.
 fn read(site: &Site, tables: &Tables, steps: &Steps, stop: &AtomicBool) -> u64 {
-    let (mut tight, mut eager) = (0, false);
+    let (mut tight, mut eager, mut looks) = (0, false, Looks::new());
     while !stop.load(Ordering::Relaxed) {
         let done = steps.done.load(Ordering::Acquire);
         eager = !eager;
-        let found = resolve(site, tables, eager);
+        let found = resolve(site, tables, &mut looks, eager);
         let begun = steps.begun.load(Ordering::Acquire);
         // After that many steps the last of them has been made; the first of all leaves the address with the row.
         let had = |n: u64| (done.max(1) - 1..begun.max(1)).any(|step| step % HOLDERS == n);
@@ -153,5 +153,8 @@ fn torture(lab: &Lab) {
         let tight: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
         assert!(tight > 0);
     });
-    assert_eq!(resolve(site, tables, false), [(99_999 % HOLDERS, address_of(99_999 % HOLDERS))]);
+    assert_eq!(
+        resolve(site, tables, &mut Looks::new(), false),
+        [(99_999 % HOLDERS, address_of(99_999 % HOLDERS))]
+    );
 }

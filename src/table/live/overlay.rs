@@ -1,10 +1,15 @@
 //! What the live tables say of the users of one image, told by where their rows stand: so that a lookup need not ask
 //! them when they know nothing, nor the image when they know all.
 //!
-//! Costs: 4 bytes a place of the image, read once a lookup, beside the place that was computed anyway. It spares who has
-//! not registered two buckets (is there something of this user, has somebody else this address), and who has
-//! registered from one terminal, which is the one that users.csv knows, a bucket and the row. A change costs the
-//! writer the place of its user and the rows that have an address which it gives or takes.
+//! Costs: 4 bytes a place of the image for its *cell*, and 2 a bucket of the image's perfect hash for its *guide*: 4.7 bytes
+//! a user. A lookup reads the guide instead of the pilot, which is a part of it, and beside it a *mark* for each eighth
+//! of the bucket's users: without one, nothing was ever said of them, and the cell is not read. So who has not registered
+//! is found as if nobody had, but for one of 25 while a tenth has; who has registered from one terminal, which is the
+//! one that users.csv knows, by its cell and its slot: neither the row nor any bucket of the live tables is read. A change
+//! costs the writer the place of its user and the rows that have an address which it gives or takes.
+//!
+//! Marks are never taken back while the image serves: another user of the bucket may have the same. One too many costs a
+//! lookup four bytes.
 //!
 //! # What a cell promises
 //!
@@ -13,13 +18,16 @@
 //! * [`Over::Nothing`], the live tables have no slot of this user, and no binding to a private address of its rows;
 //! * [`Over::Slot`], this slot is the only one of this user, and is a binding or a tombstone of the device that the
 //!   user's only row is of: nothing is to be looked for elsewhere;
-//! * [`Over::Ask`], anything.
+//! * [`Over::Ask`], anything;
 //!
-//! The writer keeps these promises at every moment, by an order: a cell says `Ask` before what another cell
-//! would promise ceases to hold, and something else after it holds again. So a reader that loads `Nothing` may
-//! take the rows as they are, as of that moment. One that loads `Slot` reads the slot's words at a version, loads the
-//! cell again, and then the version: both unchanged, the words were those of the slot while the cell said so, and what the
-//! cell promises is true of them. Else it asks. Of public addresses a cell promises nothing; few rows have one.
+//! and while a user has no mark, what [`Over::Nothing`] says is so.
+//!
+//! The writer keeps these promises at every moment, by an order: a cell says `Ask`, and its user has a mark, before what
+//! another cell would promise ceases to hold, and something else after it holds again. So a reader that finds no mark, or
+//! loads `Nothing`, may take the rows as they are, as of that moment. One that loads `Slot` reads the slot's words at a
+//! version, loads the cell again, and then the version: both unchanged, the words were those of the slot while the cell
+//! said so, and what the cell promises is true of them. Else it asks. Of public addresses a cell promises nothing; few
+//! rows have one.
 //!
 //! Whoever is not in the image is led to a place too, to somebody else's row or nobody's: the row or the slot says so,
 //! and the live tables are asked.
@@ -41,10 +49,12 @@ use std::sync::{Arc, PoisonError};
 use super::slot::{Tag, Words};
 use super::{Address, Live, LiveBindings, LiveLine, Of, slot};
 use crate::id::{Endpoint, PushId};
-use crate::sync::{AtomicU32, MutexGuard, Ordering, fence};
+use crate::sync::{AtomicU16, AtomicU32, MutexGuard, Ordering, fence};
+use crate::table::binding::{Bindings, Line};
 use crate::table::change::Binding;
 use crate::table::image::Image;
 use crate::table::memory::{Zeroed, prefetch};
+use crate::table::phf::{Places, bucket};
 
 /// Slots that are looked at while the writer waits: some tens of microseconds.
 const CHUNK: usize = 256;
@@ -60,25 +70,33 @@ pub enum Over {
     Ask,
 }
 
-/// How a cell says [`Over::Nothing`], as memory begins with, and [`Over::Ask`].
-const NOTHING: u32 = 0;
-const ASK: u32 = u32::MAX;
+/// The same as it stands in a cell. Memory begins with nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Said(u32);
 
-impl Over {
+impl Said {
+    /// [`Over::Nothing`].
+    pub const NOTHING: Self = Self(0);
+    /// [`Over::Ask`].
+    pub const ASK: Self = Self(u32::MAX);
+
+    /// What it says.
     #[inline(always)]
-    const fn of(cell: u32) -> Self {
-        match cell {
-            NOTHING => Self::Nothing,
-            ASK => Self::Ask,
-            slot => Self::Slot(slot - 1),
+    pub const fn over(self) -> Over {
+        match self {
+            Self::NOTHING => Over::Nothing,
+            Self::ASK => Over::Ask,
+            Self(slot) => Over::Slot(slot - 1),
         }
     }
+}
 
-    const fn cell(self) -> u32 {
-        match self {
-            Self::Nothing => NOTHING,
-            Self::Slot(slot) => slot + 1,
-            Self::Ask => ASK,
+impl From<Over> for Said {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Nothing => Self::NOTHING,
+            Over::Slot(slot) => Self(slot + 1),
+            Over::Ask => Self::ASK,
         }
     }
 }
@@ -88,28 +106,95 @@ impl Over {
 pub struct Overlay {
     image: Arc<Image>,
     tag: Tag,
+    /// Of each bucket of the image's perfect hash, its pilot, and above it the marks of its users' cells.
+    guides: Zeroed<AtomicU16>,
     cells: Zeroed<AtomicU32>,
 }
 
-impl Overlay {
-    /// Bytes a place of the image.
-    pub const CELL_BYTES: usize = size_of::<u32>();
+/// Where a lookup of a user leads.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// The only place where the user's row can stand.
+    pub place: usize,
+    /// False only where [`Overlay::at`] says [`Over::Nothing`] of it.
+    pub is_marked: bool,
+}
 
-    fn new(image: Arc<Image>, tag: Tag) -> Self {
-        let places = image.arrays().users.places();
-        Self { image, tag, cells: Zeroed::new(places) }
+/// What leads users to their places, instead of the perfect hash: so that a lookup reads as much as without an overlay
+/// where there is nothing to be said.
+#[derive(Clone, Copy, Debug)]
+pub struct Guide<'a> {
+    guides: &'a [AtomicU16],
+    places: Places<'a>,
+}
+
+impl Guide<'_> {
+    /// Starts to bring near what [`Guide::way`] reads.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        prefetch(self.guides, self.bucket(hash));
     }
 
-    /// Starts to bring near what is said of the user at this place.
+    /// Where a user with this hash leads to.
     #[inline(always)]
-    pub fn prefetch(&self, place: usize) {
-        prefetch(&self.cells, place);
+    pub fn way(&self, hash: u64) -> Way {
+        let bucket = self.bucket(hash);
+        let guide = u32::from(self.guides[bucket].load(Ordering::Acquire));
+        let place = self.places.place_by(hash, bucket, guide as u8);
+        Way { place, is_marked: guide >> mark(hash) & 1 == 1 }
+    }
+
+    /// As [`Places::bucket`]: there is a guide for each.
+    #[inline(always)]
+    fn bucket(&self, hash: u64) -> usize {
+        bucket(hash, self.guides.len())
+    }
+}
+
+/// Which bit of a guide is the mark of the user with this hash: users of a bucket seldom share one.
+#[inline(always)]
+const fn mark(hash: u64) -> u32 {
+    u8::BITS + (hash as u32 & 7)
+}
+
+impl Overlay {
+    fn new(image: Arc<Image>, tag: Tag) -> Self {
+        let bindings = image.arrays().bindings();
+        let pilots = bindings.places().pilots();
+        let guides = Zeroed::<AtomicU16>::new(pilots.len());
+        let filled = guides.iter().zip(pilots);
+        filled.for_each(|(guide, pilot)| guide.store(u16::from(*pilot), Ordering::Relaxed));
+        let cells = Zeroed::new(image.arrays().users.places());
+        Self { image, tag, guides, cells }
+    }
+
+    /// Bytes that one takes for an image of so many buckets and places.
+    pub const fn bytes_for(buckets: usize, places: usize) -> usize {
+        buckets * size_of::<AtomicU16>() + places * size_of::<AtomicU32>()
+    }
+
+    /// What leads users to their places; `bindings` are those of the image.
+    #[inline(always)]
+    pub fn guide<'a>(&'a self, bindings: &Bindings<'a>) -> Guide<'a> {
+        Guide { guides: &self.guides, places: *bindings.places() }
     }
 
     /// What is said of the user whose row stands at this place.
     #[inline(always)]
     pub fn at(&self, place: usize) -> Over {
-        self.cells.get(place).map_or(Over::Ask, |cell| Over::of(cell.load(Ordering::Acquire)))
+        self.said(place).over()
+    }
+
+    /// The same as its cell has it.
+    #[inline(always)]
+    pub fn said(&self, place: usize) -> Said {
+        self.cells.get(place).map_or(Said::ASK, |cell| Said(cell.load(Ordering::Acquire)))
+    }
+
+    /// What [`Overlay::at`] reads of each place.
+    #[inline(always)]
+    pub fn cells(&self) -> &[impl Sized] {
+        &self.cells
     }
 
     /// Whose gateways are those of its image.
@@ -120,7 +205,7 @@ impl Overlay {
 
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
-        self.cells.len() * Self::CELL_BYTES
+        Self::bytes_for(self.guides.len(), self.cells.len())
     }
 
     /// Starts to bring near what a change of this user would look at.
@@ -129,8 +214,26 @@ impl Overlay {
         prefetch(&self.cells, bindings.place(bindings.hash(user)));
     }
 
-    fn store(&self, place: usize, over: Over) {
-        self.cells[place].store(over.cell(), Ordering::Release);
+    /// Says this of the user with this hash, whose first row stands there. For who holds [`Overlays`].
+    fn store(&self, hash: u64, place: usize, over: Over) {
+        self.cells[place].store(Said::from(over).0, Ordering::Release);
+        if over == Over::Nothing {
+            return;
+        }
+        let guide = &self.guides[self.image.arrays().bindings().places().bucket(hash)];
+        let (before, mark) = (guide.load(Ordering::Relaxed), 1 << mark(hash));
+        // Who registers again changes none, and no reader need fetch it anew.
+        if before & mark == 0 {
+            guide.store(before | mark, Ordering::Release);
+        }
+    }
+
+    /// The user's first row, where it stands, and the hash that led there.
+    fn find(&self, user: PushId) -> Option<(&Line, usize, u64)> {
+        let bindings = self.image.arrays().bindings();
+        let hash = bindings.hash(user);
+        let place = bindings.place(hash);
+        Some((bindings.at(user, place)?, place, hash))
     }
 
     /// The words of a binding with its gateway.
@@ -142,30 +245,28 @@ impl Overlay {
 
     /// Says `Ask` of this user, before slots of it come or go.
     pub(super) fn ask(&self, user: PushId) {
-        if let Some((_, place)) = self.image.arrays().bindings().find(user) {
-            self.store(place, Over::Ask);
+        if let Some((_, place, hash)) = self.find(user) {
+            self.store(hash, place, Over::Ask);
         }
     }
 
     /// Says `Ask` of everybody of whom nothing is said and whose row has this address, before somebody gets it.
     pub(super) fn ask_about(&self, address: Address) {
         self.each_owner(address, |user| {
-            if let Some((_, place)) = self.image.arrays().bindings().find(user)
+            if let Some((_, place, hash)) = self.find(user)
                 && self.at(place) == Over::Nothing
             {
-                self.store(place, Over::Ask);
+                self.store(hash, place, Over::Ask);
             }
         });
     }
 
     /// Says what is so of this user, after a change.
     pub(super) fn settle(&self, live: &LiveBindings, user: PushId) {
-        let bindings = self.image.arrays().bindings();
-        let Some((first, place)) = bindings.find(user) else { return };
-        let further = bindings.further(first, place);
+        let Some((first, place, hash)) = self.find(user) else { return };
+        let further = self.image.arrays().bindings().further(first, place);
         let (mut slots, mut only) = (0, None);
-        let hash = live.hash(user);
-        for slot in live.users.candidates(hash) {
+        for slot in live.users.candidates(live.hash(user)) {
             let Some(line) = live.read(slot, |words| slot::is_of(words, user)) else { continue };
             slots += 1;
             if further.is_empty() && line.of() != Of::Lent && line.device() == first.device() {
@@ -182,7 +283,7 @@ impl Overlay {
             (0, _) if !is_taken() => Over::Nothing,
             _ => Over::Ask,
         };
-        self.store(place, over);
+        self.store(hash, place, over);
     }
 
     /// Says what is so of everybody whose row has this address, after somebody lost it.
