@@ -4,7 +4,7 @@
 //!  socket ─► Shard (one pinned thread a core) ─► socket
 //!               ▲ Tables, one generation a burst        │ Board: counters of one moment
 //!               │                                       ▼
-//!  Server (the one writer: publishes, frees) ◄── admin (HTTP: /metrics, /live, /ready)
+//!  Server (the one writer: publishes, frees) ◄── admin (HTTP: /metrics, /live, /ready; on the control socket /show too)
 //!
 //!  Shards ─► rings of what is rarer than a PUSH ─► Controller (one thread: engine, journal, live tables) ─► sockets
 //!  RADIUS listeners ─► inboxes ──────────────────────►┘└─► Fanout (one thread: copies for groups) ─► sockets
@@ -24,25 +24,31 @@ mod thread;
 use std::fmt;
 use std::io;
 use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use admin::socket::ControlSocket;
 use fanout::{Desk, Fanout};
 
+pub use admin::shown::{
+    Shown, ShownCounters, ShownLive, ShownMemory, ShownServer, ShownShard, ShownShards, ShownTable,
+    ShownTables,
+};
 pub use controller::thread::Recovered;
 pub use controller::{Compaction, Controller, Decided, Told};
 pub use shard::Shard;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::config::{Config, Io};
 use crate::id::Endpoint;
 use crate::metrics::{Board, Counters, ReportCounters};
 use crate::net::{self, AffinityError, BindError, Listener, Options, Placement, Udp};
 use crate::packet::{Burst, FramePool};
 use crate::plane::{PUNT_BYTES_MAX, Shared, Site};
-use crate::table::memory::Pages;
+use crate::table::memory::{Extent, Mapped, Pages};
 use crate::table::publish::{Publisher, Reader, publish};
 use crate::table::{Image, Tables};
 
@@ -73,8 +79,12 @@ impl From<AffinityError> for StartError {
 /// What the shards' threads, the server and its admin page all see.
 #[derive(Debug)]
 struct State {
+    clock: Clock,
+    started: Now,
     /// Where the shards run.
     shard_cpus: Vec<usize>,
+    /// What their ports are, once all of them serve.
+    ports: OnceLock<Vec<String>>,
     boards: Vec<Arc<Board>>,
     /// The controller's, who counts what the shards handed to it.
     controller: Board,
@@ -100,7 +110,7 @@ struct State {
     poisoned: AtomicBool,
     /// What an operator must hear of, and has not yet.
     troubles: std::sync::Mutex<Vec<String>>,
-    /// The table facts that `/metrics` shows.
+    /// The table facts that `/metrics` and `show` tell.
     facts: std::sync::Mutex<TableFacts>,
 }
 
@@ -109,22 +119,74 @@ struct State {
 struct TableFacts {
     generation: u64,
     digest: u128,
+    /// Where they were read from.
+    source: PathBuf,
+    /// Since when they serve.
+    loaded_ms: u64,
+    /// Of all that the generation takes, of the image in it, and where the most of it lies, the image first.
+    bytes: usize,
     image_bytes: usize,
+    extents: Vec<(&'static str, Extent)>,
+    /// Which pages the image lies on, as measured last.
     pages: Pages,
-    entries: Vec<(&'static str, usize)>,
+    /// Name, rows if it has any, bytes.
+    tables: Vec<(&'static str, Option<usize>, usize)>,
     retired: usize,
+}
+
+/// What each thread has counted.
+#[derive(Debug)]
+struct Counted {
+    fanout: Counters,
+    controller: Counters,
+    shards: Vec<Counters>,
+}
+
+impl Counted {
+    fn sum(&self) -> Counters {
+        let mut sum = self.fanout;
+        sum.add(&self.controller);
+        self.shards.iter().for_each(|shard| sum.add(shard));
+        sum
+    }
 }
 
 impl State {
     /// All counters, each board's of one moment. Those first that take from others: what they took the givers have
     /// shown before.
-    fn counters(&self) -> Counters {
-        let mut sum = self.fanout.read();
-        sum.add(&self.controller.read());
-        for board in &self.boards {
-            sum.add(&board.read());
+    fn counted(&self) -> Counted {
+        Counted {
+            fanout: self.fanout.read(),
+            controller: self.controller.read(),
+            shards: self.boards.iter().map(|board| board.read()).collect(),
         }
-        sum
+    }
+
+    fn counters(&self) -> Counters {
+        self.counted().sum()
+    }
+
+    /// Bindings, and slots of the live tables in use and in all.
+    fn live(&self) -> [usize; 3] {
+        let live = self.shared.live();
+        [live.len(), live.used(), live.slots()]
+    }
+
+    /// The facts of the generation that serves, and which pages its memory and that of the live tables lie on now.
+    fn measure(&self) -> (TableFacts, Vec<(&'static str, Pages)>) {
+        loop {
+            let before = self.facts().clone();
+            let mapped = Mapped::now();
+            let live = self.shared.live().extents();
+            let memory: Vec<_> =
+                before.extents.iter().chain(&live).map(|(what, at)| (*what, mapped.pages(*at))).collect();
+            let mut facts = self.facts();
+            // Else that memory may have been given back meanwhile.
+            if facts.generation == before.generation {
+                facts.pages = memory.first().map_or(facts.pages, |(_, pages)| *pages);
+                return (facts.clone(), memory);
+            }
+        }
     }
 
     fn is_ready(&self) -> bool {
@@ -149,14 +211,14 @@ impl State {
 pub struct Server {
     config: Config,
     state: Arc<State>,
+    /// Ends before the tables go: it tells what pages they lie on.
+    admin: admin::Admin,
     tables: Publisher<Tables>,
     threads: Vec<JoinHandle<io::Result<()>>>,
     listeners: Vec<JoinHandle<io::Result<()>>>,
     controller: Option<JoinHandle<io::Result<()>>>,
     fanout: Option<JoinHandle<io::Result<()>>>,
     recovered: Recovered,
-    admin: Option<admin::Admin>,
-    ports: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -178,6 +240,7 @@ impl Server {
                 .push("the kernel does not steer by user here; correct, but caches are colder".to_owned());
         }
         let radius_sockets = radius::bind(config.radius.as_ref(), config.limits.receive_buffer)?;
+        let control = ControlSocket::bind(&config.control)?;
         let tables = Tables::new(image, 1, &config.name, None);
         if tables.own().is_none() {
             return Err(StartError(format!(
@@ -185,11 +248,16 @@ impl Server {
                 config.name
             )));
         }
-        let facts = facts(&tables, 0);
+        let clock = Clock::start();
         let shared = Arc::new(Shared::new(&config.limits, cpus.len(), seed));
+        let tables = tables.beside(shared.live());
+        let facts = facts(&tables, &config.tables, clock.now(), 0);
         // The last readers are the controller's and the fan-out's.
-        let (publisher, mut readers) = publish(tables.beside(shared.live()), cpus.len() + 2);
+        let (publisher, mut readers) = publish(tables, cpus.len() + 2);
         let state = Arc::new(State {
+            clock,
+            started: clock.now(),
+            ports: OnceLock::new(),
             shard_cpus: cpus.clone(),
             boards: cpus.iter().map(|_| Arc::new(Board::default())).collect(),
             controller: Board::default(),
@@ -207,7 +275,7 @@ impl Server {
             troubles: std::sync::Mutex::default(),
             facts: std::sync::Mutex::new(facts),
         });
-        let clock = Clock::start();
+        let admin = admin::Admin::start(&config, control, Arc::clone(&state))?;
         let sockets = shared_sockets(&bound.shards[0])?.into_iter().map(|listener| listener.socket).collect();
         let radius = radius_sockets.iter().map(UdpSocket::try_clone).collect::<io::Result<_>>();
         let fanout_reader = readers.swap_remove(cpus.len() + 1);
@@ -225,19 +293,15 @@ impl Server {
         let mut server = Self {
             config,
             state,
+            admin,
             tables: publisher,
             threads: Vec::new(),
             listeners: Vec::new(),
             controller: None,
             fanout: None,
             recovered,
-            admin: None,
-            ports: Vec::new(),
             warnings,
         };
-        if let Some(at) = server.config.metrics {
-            server.admin = Some(admin::Admin::start(at, Arc::clone(&server.state))?);
-        }
         let state = Arc::clone(&server.state);
         server.controller = Some(spawn("controller".to_owned(), move || {
             net::give_way(&state.shard_cpus);
@@ -267,6 +331,7 @@ impl Server {
             server.threads.push(spawn(format!("shard-{shard}"), move || seat.run(&tell))?);
             starting.push(told);
         }
+        let mut ports = Vec::new();
         for told in starting {
             match told.recv() {
                 Ok(Ok(started)) => {
@@ -276,12 +341,13 @@ impl Server {
                             server.warnings.push(warning);
                         }
                     }
-                    server.ports.push(started.port);
+                    ports.push(started.port);
                 }
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(StartError("a shard ended while it started".to_owned())),
             }
         }
+        let _ = server.state.ports.set(ports);
         server.listen_to_radius(radius_sockets)?;
         server.state.ready.store(true, Ordering::SeqCst);
         Ok(server)
@@ -314,7 +380,7 @@ impl Server {
 
     /// What each shard's port is.
     pub fn ports(&self) -> &[String] {
-        &self.ports
+        self.state.ports.get().map_or(&[], Vec::as_slice)
     }
 
     /// What an operator should know about how it started.
@@ -334,7 +400,12 @@ impl Server {
 
     /// Where `/metrics` is served.
     pub fn metrics(&self) -> Option<Endpoint> {
-        self.admin.as_ref().map(admin::Admin::address)
+        self.admin.page()
+    }
+
+    /// Which pages the image lies on, as measured last.
+    pub fn pages(&self) -> Pages {
+        self.state.facts().pages
     }
 
     /// The tables that serve now.
@@ -352,21 +423,25 @@ impl Server {
         self.state.radius.counters()
     }
 
-    /// Replaces the tables: every burst from now on sees the new ones, none is lost. Returns the
-    /// generation.
+    /// Replaces the tables by those that were read from `source`: every burst from now on sees the new ones, none is
+    /// lost. Returns the generation.
     ///
     /// # Errors
     /// When the new tables no longer know this server: then nothing changes.
-    pub fn replace(&mut self, image: Image) -> Result<u64, StartError> {
+    pub fn replace(&mut self, image: Image, source: &Path) -> Result<u64, StartError> {
         let generation = self.tables().generation() + 1;
         let tables = Tables::new(image, generation, &self.config.name, Some(self.tables()));
         if tables.own().is_none() {
             return Err(StartError(format!("the new tables have no server named \"{}\"", self.config.name)));
         }
-        let mut new = facts(&tables, 0);
-        self.tables.publish(tables.beside(self.state.shared.live()));
+        let tables = tables.beside(self.state.shared.live());
+        let mut new = facts(&tables, source, self.state.clock.now(), 0);
+        // Until the new facts are there nobody takes the old ones, whose memory is given back meanwhile, for true.
+        let mut facts = self.state.facts();
+        self.tables.publish(tables);
         new.retired = self.tables.reclaim();
-        *self.state.facts() = new;
+        *facts = new;
+        drop(facts);
         Ok(generation)
     }
 
@@ -475,13 +550,17 @@ fn spawn(
     })
 }
 
-fn facts(tables: &Tables, retired: usize) -> TableFacts {
+fn facts(tables: &Tables, source: &Path, now: Now, retired: usize) -> TableFacts {
     TableFacts {
         generation: tables.generation(),
         digest: tables.image().digest(),
+        source: source.to_owned(),
+        loaded_ms: now.unix_ms,
+        bytes: tables.bytes(),
         image_bytes: tables.image().bytes().len(),
+        extents: tables.extents().collect(),
         pages: tables.image().pages(),
-        entries: tables.entries().to_vec(),
+        tables: tables.by_table(),
         retired,
     }
 }
@@ -500,8 +579,21 @@ fn prepare_state(config: &Config, make: bool) -> Result<(), StartError> {
     }
     // A folder that is still to be made is made in the nearest one that is there.
     let there = folder.ancestors().find(|folder| folder.as_os_str().is_empty() || folder.exists());
-    let there = there.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    tempfile::Builder::new().prefix(".probe").tempfile_in(there).map(drop).map_err(wrong)
+    let there = there.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    can_write(there).map_err(wrong)
+}
+
+/// Whether files can be made in a folder.
+fn can_write(folder: &Path) -> io::Result<()> {
+    tempfile::Builder::new().prefix(".probe").tempfile_in(folder).map(drop)
+}
+
+/// As [`check`], of the control socket: whether there can be one, not whether a server has it.
+///
+/// # Errors
+/// As [`Server::start`].
+pub fn check_control(config: &Config) -> Result<(), StartError> {
+    admin::socket::check(&config.control)
 }
 
 /// Everything that [`Server::start`] refuses and that can be known without starting: the state folder

@@ -328,6 +328,9 @@ fn a_journal_that_fails_ends_registration_and_nothing_else() {
         (http(&page), value(&page, "pushplane_unaccounted"), value(&page, "pushplane_in_flight")),
         (0, 0, 0)
     );
+    let mut show = Command::new(env!("CARGO_BIN_EXE_pushplane"));
+    let shown = show.args(["show", "--control"]).arg(site.path("control.sock")).output().unwrap();
+    assert!(shown.stdout.starts_with(b"one is degraded, "), "{shown:?}");
     running.kill();
     let (_, errors) = running.end();
     assert_eq!(errors.matches("registrations are refused").count(), 1, "{errors}");

@@ -341,7 +341,7 @@ fn tables_are_replaced_while_serving_and_no_datagram_is_lost() {
     let mut swaps = 0;
     while !traffic.is_finished() {
         swaps += 1;
-        assert_eq!(server.replace(image()).unwrap(), swaps + 1);
+        assert_eq!(server.replace(image(), Path::new("again")).unwrap(), swaps + 1);
         assert!(server.tend());
     }
     traffic.join().unwrap();

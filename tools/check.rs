@@ -124,6 +124,9 @@ pub(crate) fn host(
         );
         faults.push(places.fault(places.metrics, sentence));
     }
+    if let Err(error) = pushplane::server::check_control(config) {
+        faults.push(places.fault(places.control, format!("control: {error}")));
+    }
     // What is left of what a server refuses when the above was right: its state folder.
     if faults.is_empty()
         && let Err(error) = pushplane::server::check(config)

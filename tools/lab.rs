@@ -104,7 +104,8 @@ fn load(folder: &Path) -> Result<Rib, Stop> {
 fn start(folder: &Path, name: &str, address: pushplane::id::Endpoint, tables: &Path) -> Result<Server, Stop> {
     let path = folder.join(format!("{name}.toml"));
     let text = format!(
-        "[server]\nname = \"{name}\"\nlisten = [\"{address}\"]\nshards = 1\ntables = \"{}\"\nstate = \"state-{name}\"\n",
+        "[server]\nname = \"{name}\"\nlisten = [\"{address}\"]\nshards = 1\ntables = \"{}\"\nstate = \"state-{name}\"\n\
+         control = \"{name}.sock\"\n",
         tables.display()
     );
     std::fs::write(&path, text).map_err(|error| Stop::file(&path, error))?;

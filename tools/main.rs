@@ -13,6 +13,7 @@ mod outcome;
 mod replay;
 mod send;
 mod serve;
+mod show;
 mod tables;
 
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ struct Cli {
 enum Command {
     Serve(serve::Args),
     Check(check::Args),
+    Show(show::Args),
     #[command(subcommand)]
     Tables(tables::Command),
     Explain(explain::Args),
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Show(args) => show::run(&args),
         Command::Tables(command) => tables::run(&command),
         Command::Explain(args) => explain::run(&args),
         Command::Send(args) => send::run(&args),

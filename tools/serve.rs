@@ -120,7 +120,7 @@ fn say_ready(server: &Server) {
         ports(server),
         server.tables().generation(),
         server.tables().image().terminals(),
-        server.tables().image().pages(),
+        server.pages(),
         server.recovered().bindings,
         server.tables().image().digest(),
     );
@@ -138,7 +138,7 @@ fn ports(server: &Server) -> String {
 /// SIGTERM must not wait for it.
 #[derive(Default)]
 struct Reload {
-    reading: Option<Receiver<Result<Image, Stop>>>,
+    reading: Option<Receiver<Result<(Image, PathBuf), Stop>>>,
     /// Asked for again while it was under way.
     again: Option<PathBuf>,
 }
@@ -168,8 +168,9 @@ impl Reload {
     fn finish(&mut self, server: &mut Server) {
         let Some(Ok(read)) = self.reading.as_ref().map(Receiver::try_recv) else { return };
         self.reading = None;
-        let applied =
-            read.and_then(|image| server.replace(image).map_err(|error| Stop::Wrong(error.to_string())));
+        let applied = read.and_then(|(image, source)| {
+            server.replace(image, &source).map_err(|error| Stop::Wrong(error.to_string()))
+        });
         match applied {
             Ok(generation) => {
                 eprintln!("generation {generation} serves, digest {:032x}", server.tables().image().digest());
@@ -185,14 +186,15 @@ impl Reload {
     }
 }
 
-/// The tables are read again; the rest of the configuration holds until the next start.
-fn read_again(serving: Config, path: &Path) -> Result<Image, Stop> {
+/// The tables are read again, and where from; the rest of the configuration holds until the next start.
+fn read_again(serving: Config, path: &Path) -> Result<(Image, PathBuf), Stop> {
     let (config, places) = Config::load_with_places(path)?;
     let tables = config.tables.clone();
     if (Config { tables: serving.tables.clone(), ..config }) != serving {
         eprintln!("warning: {}: only the tables are applied now, the rest at the next start", path.display());
     }
-    load(&Config { tables, ..serving }, &places)
+    let image = load(&Config { tables: tables.clone(), ..serving }, &places)?;
+    Ok((image, tables))
 }
 
 fn stop(server: Server) -> Result<(), Stop> {

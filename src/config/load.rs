@@ -32,6 +32,8 @@ pub struct Places {
     pub tables: (usize, usize),
     /// `server.state`.
     pub state: (usize, usize),
+    /// `server.control`.
+    pub control: (usize, usize),
     /// `server.shards`.
     pub shards: (usize, usize),
     /// `server.metrics`.
@@ -105,6 +107,7 @@ fn read(document: &Document) -> Result<(Config, Places), Diagnostics> {
         places.listen = document.place(section.place_of("listen"));
         places.tables = document.place(section.place_of("tables"));
         places.state = document.place(section.place_of("state"));
+        places.control = document.place(section.place_of("control"));
         places.shards = document.place(section.place_of("shards"));
         places.metrics = document.place(section.place_of("metrics"));
         places.io = document.place(section.place_of("io"));

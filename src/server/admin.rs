@@ -1,5 +1,17 @@
-//! The admin page: `/metrics` (Prometheus text), `/live` and `/ready`, over HTTP on a thread of its own.
+//! Who asks a running server: the admin page, over HTTP on `server.metrics`, and the control socket, over HTTP on a
+//! Unix socket that its owner alone can use. Both on one thread, which keeps away from the shards.
+//!
+//! | path | where | answer |
+//! |---|---|---|
+//! | `/metrics` | both | Prometheus text |
+//! | `/live`, `/ready` | both | 200, or 503 |
+//! | `/show`, `/show/server`, `/show/tables`, `/show/shards` | the control socket | JSON: [`Shown`] |
 
+mod metrics;
+pub(super) mod shown;
+pub(super) mod socket;
+
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -12,57 +24,88 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, oneshot};
 
+use self::shown::{About, Shown};
+use self::socket::ControlSocket;
 use super::{StartError, State};
+use crate::config::Config;
 use crate::id::Endpoint;
-use crate::metrics::{Counters, ReportCounters};
 use crate::net;
-use crate::reason::{Reason, Unanswered};
 
-/// Connections served at once; a further one waits.
+/// Connections served at once, of the page and of the control socket each; a further one waits.
 const CONNECTIONS_MAX: usize = 256;
 
 /// How long a connection may take to ask and to be answered.
 const CONNECTION_TIME: Duration = Duration::from_secs(2);
 
-/// The running page.
+/// The running thread.
 #[derive(Debug)]
 pub(super) struct Admin {
-    address: Endpoint,
+    page: Option<Endpoint>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// Goes last: the socket is there as long as somebody answers.
+    _control: ControlSocket,
+}
+
+/// What answers are made of.
+#[derive(Debug)]
+struct Context {
+    state: Arc<State>,
+    about: About,
+}
+
+/// Where somebody came in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Door {
+    Page,
+    Control,
 }
 
 impl Admin {
-    /// Serves on this address.
-    pub(super) fn start(at: Endpoint, state: Arc<State>) -> Result<Self, StartError> {
-        let wrong = |error: io::Error| {
-            StartError(format!("the metrics address {at} cannot be used: {error}; change server.metrics"))
-        };
-        let listener = TcpListener::bind(SocketAddr::from(at)).map_err(wrong)?;
-        listener.set_nonblocking(true).map_err(wrong)?;
-        let address = listener.local_addr().map_err(wrong)?.into();
+    /// Serves on the control socket, and on `server.metrics` if there is one.
+    pub(super) fn start(
+        config: &Config,
+        control: ControlSocket,
+        state: Arc<State>,
+    ) -> Result<Self, StartError> {
+        let wrong = |error: io::Error| StartError(format!("the admin thread cannot start: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(wrong)?;
+        let inside = runtime.enter();
+        let listener =
+            tokio::net::UnixListener::from_std(control.listener().map_err(wrong)?).map_err(wrong)?;
+        let page = config.metrics.map(bind).transpose()?;
+        let address = page.as_ref().and_then(|page| page.local_addr().ok()).map(Endpoint::from);
+        drop(inside);
+        let context = Arc::new(Context { about: About::new(config, address), state });
         let (stop, stopped) = oneshot::channel();
         let serve = move || {
-            net::give_way(&state.shard_cpus);
-            runtime.block_on(serve(listener, state, stopped));
+            net::give_way(&context.state.shard_cpus);
+            runtime.block_on(async {
+                let control = async || Ok(listener.accept().await?.0);
+                let page = async {
+                    match &page {
+                        Some(page) => serve(async || Ok(page.accept().await?.0), Door::Page, &context).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    _ = stopped => {}
+                    () = serve(control, Door::Control, &context) => {}
+                    () = page => {}
+                }
+            });
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(serve).map_err(wrong)?;
-        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { page: address, stop: Some(stop), thread: Some(thread), _control: control })
     }
 
-    /// Where it listens.
-    pub(super) fn address(&self) -> Endpoint {
-        self.address
+    /// Where the page is.
+    pub(super) fn page(&self) -> Option<Endpoint> {
+        self.page
     }
 }
 
@@ -75,31 +118,35 @@ impl Drop for Admin {
     }
 }
 
-async fn serve(listener: TcpListener, state: Arc<State>, mut stopped: oneshot::Receiver<()>) {
-    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+/// The page's listener.
+fn bind(at: Endpoint) -> Result<tokio::net::TcpListener, StartError> {
+    let bind = || {
+        let listener = TcpListener::bind(SocketAddr::from(at))?;
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
+    };
+    bind().map_err(|error| {
+        StartError(format!("the metrics address {at} cannot be used: {error}; change server.metrics"))
+    })
+}
+
+/// Answers whoever comes through this door, for ever.
+async fn serve<S>(accept: impl AsyncFn() -> io::Result<S>, door: Door, context: &Arc<Context>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
-            _ = &mut stopped => return,
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let Ok(stream) = accept().await else {
+            // Out of descriptors, most likely: there will be some again.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
         };
-        let Ok(place) = place else { return };
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                // Out of descriptors, most likely: there will be some again.
-                Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-            _ = &mut stopped => return,
-        };
-        let state = Arc::clone(&state);
+        let context = Arc::clone(context);
         tokio::task::spawn(async move {
             let service = service_fn(move |request| {
-                let answer = answer(&request, &state);
-                async move { Ok::<_, std::convert::Infallible>(answer) }
+                let answer = answer(&request, door, &context);
+                async move { Ok::<_, Infallible>(answer) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .keep_alive(false)
@@ -110,34 +157,34 @@ async fn serve(listener: TcpListener, state: Arc<State>, mut stopped: oneshot::R
     }
 }
 
-fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+const TEXT: &str = "text/plain; charset=utf-8";
+
+fn answer(request: &Request<Incoming>, door: Door, context: &Context) -> Response<Full<Bytes>> {
+    let state = &context.state;
     let is = |flag: bool, yes: &str, no: &str| match flag {
-        true => (StatusCode::OK, format!("{yes}\n")),
-        false => (StatusCode::SERVICE_UNAVAILABLE, format!("{no}\n")),
+        true => (StatusCode::OK, TEXT, format!("{yes}\n")),
+        false => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{no}\n")),
     };
-    let mut content_type = "text/plain; charset=utf-8";
-    let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => {
-            let wanted = request.headers().get_all(hyper::header::ACCEPT).iter();
-            let open =
-                wanted.filter_map(|value| value.to_str().ok()).any(|value| value.contains(OPEN_METRICS));
-            content_type = if open {
-                "application/openmetrics-text; version=1.0.0; charset=utf-8"
-            } else {
-                "text/plain; version=0.0.4; charset=utf-8"
-            };
-            match metrics(state) {
-                Ok(text) if open => (StatusCode::OK, text),
-                Ok(text) => (StatusCode::OK, prometheus_text(&text)),
-                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    let failed =
+        |error: &dyn std::fmt::Display| (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"));
+    let asks = matches!(*request.method(), Method::GET | Method::HEAD);
+    let (status, content_type, body) = match request.uri().path() {
+        "/metrics" if asks => match metrics::page(request.headers(), state) {
+            Ok((content_type, text)) => (StatusCode::OK, content_type, text),
+            Err(error) => failed(&error),
+        },
+        "/live" if asks => is(!state.failed.load(Ordering::SeqCst), "live", "a shard has ended"),
+        "/ready" if asks => is(state.is_ready(), "ready", "not ready"),
+        path if asks && door == Door::Control && path.starts_with("/show") => {
+            match Shown::of(path, &context.about, state).map(|shown| serde_json::to_string(&shown)) {
+                Some(Ok(json)) => (StatusCode::OK, "application/json", json),
+                Some(Err(error)) => failed(&error),
+                None => not_found(door),
             }
         }
-        (&Method::GET | &Method::HEAD, "/live") => {
-            is(!state.failed.load(Ordering::SeqCst), "live", "a shard has ended")
-        }
-        (&Method::GET | &Method::HEAD, "/ready") => is(state.is_ready(), "ready", "not ready"),
-        (_, "/metrics" | "/live" | "/ready") => (StatusCode::METHOD_NOT_ALLOWED, "use GET\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, "there are /metrics, /live and /ready\n".to_owned()),
+        "/metrics" | "/live" | "/ready" => not_allowed(),
+        path if door == Door::Control && path.starts_with("/show") => not_allowed(),
+        _ => not_found(door),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -146,225 +193,14 @@ fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
     response
 }
 
-/// What a scraper says that takes OpenMetrics.
-const OPEN_METRICS: &str = "application/openmetrics-text";
+fn not_allowed() -> (StatusCode, &'static str, String) {
+    (StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET\n".to_owned())
+}
 
-/// OpenMetrics as the older Prometheus text (0.0.4), in which a counter is declared by its whole name and
-/// an info is a gauge.
-fn prometheus_text(open: &str) -> String {
-    let suffix_of = |name: &str| {
-        let kind = open.lines().find_map(|line| {
-            let (declared, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
-            (declared == name).then_some(kind)
-        });
-        match kind {
-            Some("counter") => "_total",
-            Some("info") => "_info",
-            _ => "",
-        }
+fn not_found(door: Door) -> (StatusCode, &'static str, String) {
+    let there_are = match door {
+        Door::Page => "there are /metrics, /live and /ready\n",
+        Door::Control => "there are /show, /metrics, /live and /ready\n",
     };
-    let line = |line: &str| {
-        let mut words = line.splitn(4, ' ');
-        match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("#"), Some(what @ ("HELP" | "TYPE")), Some(name), Some(rest)) => {
-                let rest = if rest == "info" { "gauge" } else { rest };
-                format!("# {what} {name}{} {rest}\n", suffix_of(name))
-            }
-            (Some("#"), ..) => String::new(),
-            _ => format!("{line}\n"),
-        }
-    };
-    open.lines().map(line).collect()
-}
-
-/// The whole page of `/metrics`. No label comes from a datagram.
-fn metrics(state: &State) -> Result<String, std::fmt::Error> {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Snapshot::of(state)));
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry)?;
-    Ok(text)
-}
-
-#[derive(Debug)]
-struct Snapshot {
-    counters: Counters,
-    /// Where RADIUS is listened to.
-    reports: Option<ReportCounters>,
-    facts: super::TableFacts,
-    shards: usize,
-    ready: bool,
-    /// Bindings, and slots of the live tables in use and in all.
-    live: [usize; 3],
-    journal: super::controller::Told,
-}
-
-impl Snapshot {
-    fn of(state: &State) -> Self {
-        Self {
-            counters: state.counters(),
-            reports: (!state.radius.each.is_empty()).then(|| state.radius.counters()),
-            facts: state.facts().clone(),
-            shards: state.boards.len(),
-            ready: state.is_ready(),
-            live: {
-                let live = state.shared.live();
-                [live.len(), live.used(), live.slots()]
-            },
-            journal: state.journal.read(),
-        }
-    }
-}
-
-impl Collector for Snapshot {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let c = &self.counters;
-        let mut counter = |name: &str, help: &str, value: u64| {
-            let metric = ConstCounter::new(value);
-            metric.encode(encoder.encode_descriptor(
-                &format!("pushplane_{name}"),
-                help,
-                None,
-                metric.metric_type(),
-            )?)
-        };
-        counter("rx_datagrams", "Datagrams received", c.rx)?;
-        counter("rx_bytes", "Bytes received", c.rx_bytes)?;
-        counter("tx_datagrams", "Datagrams that the kernel took, copies and REJECTs included", c.tx)?;
-        counter("tx_bytes", "Bytes sent", c.tx_bytes)?;
-        counter("tx_failed", "Datagrams that the kernel refused", c.tx_failed)?;
-        counter("tx_full", "Datagrams refused because the kernel had no room", c.tx_full)?;
-        counter("tx_too_long", "Datagrams refused because they are too long for the way", c.tx_too_long)?;
-        counter("tx_unreachable", "Datagrams refused for want of a way, or of a right", c.tx_unreachable)?;
-        counter("rx_batches", "Receives, each of a datagram or of several as one", c.receives)?;
-        counter("tx_batches", "Sends, each of a datagram or of several as one", c.sends)?;
-        counter("tx_groups_refused", "Groups of datagrams that had to leave one by one", c.groups_refused)?;
-        counter("rx_starved", "Receives that ended for want of a buffer", c.rx_starved)?;
-        counter("rx_interrupted", "Receives that ended for want of a completion", c.rx_interrupted)?;
-        counter("rx_errors", "Receives that failed", c.rx_errors)?;
-        counter("delivered", "Messages sent to at least one terminal", c.delivered)?;
-        counter("forwarded", "Messages sent to another Push server or to an asker only", c.forwarded)?;
-        counter("answered", "Messages answered by this server", c.answered)?;
-        counter("terminals_failed", "Terminals of a message that could not be served", c.terminals_failed)?;
-        counter("copies_delivered", "Copies for members of groups sent to a terminal", c.copies_delivered)?;
-        counter("copies_forwarded", "Copies sent to another Push server only", c.copies_forwarded)?;
-        counter("copies_dropped", "Copies for members who could not be served", c.copies_dropped)?;
-        counter("rejects", "REJECTs sent", c.rejects)?;
-        counter("rejects_suppressed", "REJECTs over the limit of a source address", c.rejects_suppressed)?;
-        counter("punted", "Messages handed to the controller", c.punted)?;
-        counter("bursts", "Bursts worked on", c.bursts)?;
-        counter(
-            "kernel_rx_drops",
-            "Datagrams that the kernel dropped before they were received",
-            c.kernel_drops,
-        )?;
-        let journal = &self.journal;
-        counter("journal_commits", "Commits of the journal, one fdatasync each", journal.commits)?;
-        counter("journal_records", "Changes that became durable", journal.records)?;
-        counter("journal_snapshots", "Snapshots of the journal", journal.snapshots)?;
-
-        let mut dropped = encoder.encode_descriptor(
-            "pushplane_dropped",
-            "Messages dropped, by reason",
-            None,
-            MetricType::Counter,
-        )?;
-        for reason in Reason::ALL {
-            let count = ConstCounter::new(c.dropped[reason.index()]);
-            count.encode(dropped.encode_family(&[("reason", reason.name())])?)?;
-        }
-
-        let mut gauge = |name: &str, help: &str, value: i64| {
-            let metric = ConstGauge::new(value);
-            metric.encode(encoder.encode_descriptor(
-                &format!("pushplane_{name}"),
-                help,
-                None,
-                metric.metric_type(),
-            )?)
-        };
-        gauge("unaccounted", "Received messages that are in no counter: always 0", c.unaccounted())?;
-        gauge("in_flight", "Messages received and not yet in another counter", c.under_way() as i64)?;
-        gauge("shards", "Shards", self.shards as i64)?;
-        gauge("ready", "1 while the server takes work", i64::from(self.ready))?;
-        gauge(
-            "live_used",
-            "Entries of the live tables, tombstones and lent Push IDs too",
-            self.live[1] as i64,
-        )?;
-        gauge("live_size", "Entries that the live tables have room for", self.live[2] as i64)?;
-        let journal = &self.journal;
-        gauge(
-            "journal_segment_bytes",
-            "Bytes of the journal behind its last snapshot",
-            journal.segment_bytes as i64,
-        )?;
-        gauge(
-            "journal_snapshot_bytes",
-            "Bytes of the journal's last snapshot",
-            journal.snapshot_bytes as i64,
-        )?;
-        gauge("table_generation", "Which generation of the tables serves", self.facts.generation as i64)?;
-        gauge("table_bytes", "Bytes of the image that serves", self.facts.image_bytes as i64)?;
-        let huge = self.facts.pages.huge_bytes;
-        gauge("table_huge_pages", "1 when the image lies on huge pages", i64::from(huge > 0))?;
-        gauge("table_huge_page_bytes", "Bytes of the image that lie on huge pages", huge as i64)?;
-        gauge("table_generations_retired", "Old generations not freed yet", self.facts.retired as i64)?;
-
-        let mut entries = encoder.encode_descriptor(
-            "pushplane_table_entries",
-            "Rows of each table",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (table, rows) in self.facts.entries.iter().chain(&[("live", self.live[0])]) {
-            let count = ConstGauge::new(*rows as i64);
-            count.encode(entries.encode_family(&[("table", *table)])?)?;
-        }
-
-        if let Some(reports) = &self.reports {
-            encode_reports(&mut encoder, reports)?;
-        }
-
-        let digest = format!("{:032x}", self.facts.digest);
-        let info = prometheus_client::metrics::info::Info::new(vec![("digest", digest)]);
-        info.encode(encoder.encode_descriptor(
-            "pushplane_table",
-            "Digest of the tables that serve",
-            None,
-            info.metric_type(),
-        )?)
-    }
-}
-
-/// What became of Accounting-Requests.
-fn encode_reports(encoder: &mut DescriptorEncoder<'_>, c: &ReportCounters) -> Result<(), std::fmt::Error> {
-    let mut one = |name: &str, help: &str, metric: &dyn EncodeMetric| {
-        let name = format!("pushplane_radius_{name}");
-        metric.encode(encoder.encode_descriptor(&name, help, None, metric.metric_type())?)
-    };
-    one("requests", "Packets received", &ConstCounter::new(c.rx))?;
-    one("tx_failed", "Answers that the kernel refused", &ConstCounter::new(c.tx_failed))?;
-    one(
-        "in_flight",
-        "Requests that are neither answered nor dropped yet",
-        &ConstGauge::new(c.under_way() as i64),
-    )?;
-    one("unaccounted", "Requests that are in no counter: always 0", &ConstGauge::new(c.unaccounted()))?;
-    one("sessions", "Sessions that are under way", &ConstGauge::new(c.sessions as i64))?;
-    let help = "Those of them whose subscriber is not known here";
-    one("sessions_unknown", help, &ConstGauge::new(c.sessions_unknown as i64))?;
-
-    let mut family = |name: &str, help: &str, label: &str, rows: &[(&str, u64)]| {
-        let name = format!("pushplane_radius_{name}");
-        let mut rows_of = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
-        rows.iter().try_for_each(|(value, count)| {
-            ConstCounter::new(*count).encode(rows_of.encode_family(&[(label, *value)])?)
-        })
-    };
-    let effects =
-        [("applied", c.applied), ("late", c.late), ("repeated", c.repeated), ("ignored", c.ignored)];
-    family("answered", "Requests answered, by what they changed", "effect", &effects)?;
-    let dropped: Vec<_> = Unanswered::ALL.iter().map(|why| (why.name(), c.dropped[why.index()])).collect();
-    family("dropped", "Packets not answered, by reason", "reason", &dropped)
+    (StatusCode::NOT_FOUND, TEXT, there_are.to_owned())
 }

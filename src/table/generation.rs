@@ -15,6 +15,7 @@ use super::keyed::Keyed;
 use super::live::LiveBindings;
 use super::live::overlay::{LaidOver, Overlay};
 use super::lpm::{BURST, Forest, Trie};
+use super::memory::Extent;
 use super::numbers::Numbers;
 use super::rate::Rate;
 use super::rib::{Rule, Tunnel};
@@ -109,6 +110,12 @@ impl Tables {
             overlay,
             image,
         }
+    }
+
+    /// The same once more, beside no live tables.
+    #[must_use]
+    pub fn again(&self, own_name: &str) -> Self {
+        Self::new(Arc::clone(&self.image), self.generation, own_name, Some(self))
     }
 
     /// The same, to be served beside these live tables: from now on a lookup knows whether it need ask them. Takes some
@@ -295,18 +302,28 @@ impl Tables {
             + self.realms.bytes()
     }
 
-    /// Rows of each table, for `pushplane_table_entries`.
-    pub fn entries(&self) -> [(&'static str, usize); 8] {
+    /// What the most of these bytes are, and where they lie: the image, then what live tables beside it say of its rows.
+    pub fn extents(&self) -> impl Iterator<Item = (&'static str, Extent)> {
+        let overlay = self.overlay.iter().flat_map(LaidOver::extents);
+        std::iter::once(("image", self.image.extent())).chain(overlay)
+    }
+
+    /// Each table of the image: its name, its rows, and the bytes of them and of all that serves to find them; then what
+    /// tables share, which has no rows. What is left of the image is its header and what it is padded with.
+    pub fn by_table(&self) -> Vec<(&'static str, Option<usize>, usize)> {
         let a = self.arrays();
-        [
-            ("servers", a.servers.len()),
-            ("gateways", a.gateways.len()),
-            ("segments", a.segments.len()),
-            ("apps", a.apps.len()),
-            ("users", self.image.terminals()),
-            ("names", a.names.len()),
-            ("groups", a.groups.len()),
-            ("keys", a.keys.len()),
+        let users = size_of_val(&a.lines[..]) + size_of_val(&a.blocks[..]) + size_of_val(&a.nat6[..]);
+        vec![
+            ("servers", Some(a.servers.len()), size_of_val(&a.servers[..]) + size_of_val(&a.prefixes[..])),
+            ("gateways", Some(a.gateways.len()), size_of_val(&a.gateways[..])),
+            ("segments", Some(a.segments.len()), size_of_val(&a.segments[..]) + size_of_val(&a.realms[..])),
+            ("apps", Some(a.apps.len()), size_of_val(&a.apps[..]) + size_of_val(&a.sources[..])),
+            ("users", Some(self.image.terminals()), users + a.users.size() + a.owners.size()),
+            ("names", Some(a.names.len()), size_of_val(&a.names[..])),
+            ("groups", Some(a.groups.len()), size_of_val(&a.groups[..]) + size_of_val(&a.members[..])),
+            ("keys", Some(a.keys.len()), size_of_val(&a.keys[..])),
+            ("tries", None, a.tries.size()),
+            ("text", None, size_of_val(&a.text[..])),
         ]
     }
 }
@@ -445,6 +462,17 @@ impl ArchivedArrays {
         let lines = &self.lines[..];
         let behind = lines.get(self.users.places()..).unwrap_or_default();
         Bindings { lines, nat6: &self.nat6, places: self.users.view(), behind, blocks: &self.blocks }
+    }
+
+    /// Starts to bring near what leads to [`ArchivedArrays::owners`].
+    pub(super) fn prefetch_ways(&self, realm: u32, private: Endpoint) {
+        self.owners.prefetch_way(owner_hash((realm, private.octets()), self.owners.seed()));
+    }
+
+    /// The same of what stands there, when that has come.
+    pub(super) fn prefetch_owners(&self, realm: u32, private: Endpoint) {
+        let hash = owner_hash((realm, private.octets()), self.owners.seed());
+        self.owners.prefetch(self.owners.place(hash));
     }
 
     /// The lines whose private address, with any port, this is: whom a datagram to it would reach.

@@ -26,7 +26,7 @@ use super::binding::Line;
 use super::compile;
 use super::live::overlay::Overlay;
 use super::lpm::Tries;
-use super::memory::{Pages, Region};
+use super::memory::{Extent, Mapped, Pages, Region};
 use super::owners::Owners;
 use super::phf::{Phf, joined};
 use super::place::Lines;
@@ -414,9 +414,14 @@ impl Image {
         !self.arrays().keys.is_empty()
     }
 
+    /// Where the tables lie.
+    pub fn extent(&self) -> Extent {
+        self.region.extent()
+    }
+
     /// Which pages the tables lie on.
     pub fn pages(&self) -> Pages {
-        self.region.pages()
+        Mapped::now().pages(self.extent())
     }
 
     /// How many terminals there are.

@@ -57,7 +57,7 @@ pub use slot::{Live, LiveLine, Of, Tag};
 
 use super::binding::{hash, owner_key};
 use super::change::{Binding, Change};
-use super::memory::{Zeroed, prefetch};
+use super::memory::{Extent, Zeroed, prefetch};
 use crate::id::{Endpoint, PushId};
 use crate::sync::{AtomicU64, Mutex, Ordering, Seqlock, fence, spin_loop};
 
@@ -203,6 +203,15 @@ impl LiveBindings {
     /// How many slots there are.
     pub fn slots(&self) -> usize {
         self.slots.len()
+    }
+
+    /// What they consist of, and where that lies.
+    pub fn extents(&self) -> [(&'static str, Extent); 3] {
+        [
+            ("live slots", self.slots.extent()),
+            ("live users", self.users.extent()),
+            ("live addresses", self.addresses.extent()),
+        ]
     }
 
     /// What users are found by.

@@ -28,25 +28,61 @@ pub struct Region {
 }
 
 /// Which pages memory lies on, as the kernel says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Pages {
     /// Bytes of all of it.
     pub bytes: usize,
+    /// Bytes of it that were touched: the others lie on no pages yet.
+    pub touched_bytes: usize,
     /// Bytes of it on huge pages.
     pub huge_bytes: usize,
     /// Whether these are pages that the host has set apart.
     pub set_apart: bool,
 }
 
+impl Pages {
+    /// Bytes that nothing else can have.
+    pub const fn taken_bytes(&self) -> usize {
+        if self.set_apart { self.bytes } else { self.touched_bytes }
+    }
+}
+
 impl fmt::Display for Pages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bytes, huge_bytes, set_apart } = *self;
-        let kind = if set_apart { "set apart" } else { "transparent" };
+        let Self { touched_bytes, huge_bytes, set_apart, .. } = *self;
         match huge_bytes {
+            _ if set_apart => f.write_str("huge pages (set apart)"),
+            _ if touched_bytes == 0 => f.write_str("no pages yet"),
             0 => f.write_str("small pages"),
-            all if all == bytes => write!(f, "huge pages ({kind})"),
-            some => write!(f, "huge pages ({kind}), {} % of it", some * 100 / bytes),
+            all if all >= touched_bytes => f.write_str("huge pages (transparent)"),
+            some => write!(f, "huge pages (transparent), {} % of it", some * 100 / touched_bytes),
         }
+    }
+}
+
+/// Where memory lies. Keeps nothing alive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Extent {
+    base: usize,
+    bytes: usize,
+    set_apart: bool,
+}
+
+/// What the kernel says of all that this process has mapped (`/proc/self/smaps`, proc(5)). Costs the kernel a walk over it.
+#[derive(Debug)]
+pub struct Mapped(String);
+
+impl Mapped {
+    /// As it is now; nothing where the kernel does not say.
+    pub fn now() -> Self {
+        Self(std::fs::read_to_string("/proc/self/smaps").unwrap_or_default())
+    }
+
+    /// Which pages this memory lies on.
+    pub fn pages(&self, extent: Extent) -> Pages {
+        let Extent { base, bytes, set_apart } = extent;
+        let (touched, huge) = taken(&self.0, base..base + bytes.next_multiple_of(HUGE_PAGE));
+        Pages { bytes, touched_bytes: touched.min(bytes), huge_bytes: huge.min(bytes), set_apart }
     }
 }
 
@@ -101,13 +137,9 @@ impl Region {
         self.len = len;
     }
 
-    /// Which pages it lies on by now: memory that was not touched yet lies on none. Costs the kernel a walk over all
-    /// that this process has mapped.
-    pub fn pages(&self) -> Pages {
-        let (base, whole) = (self.base.as_ptr().addr(), self.len.next_multiple_of(HUGE_PAGE));
-        let text = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-        let huge_bytes = huge_bytes(&text, base..base + whole).min(self.len);
-        Pages { bytes: self.len, huge_bytes, set_apart: self.set_apart }
+    /// Where it lies.
+    pub fn extent(&self) -> Extent {
+        Extent { base: self.base.as_ptr().addr(), bytes: self.len, set_apart: self.set_apart }
     }
 }
 
@@ -123,23 +155,25 @@ fn map(len: usize, flags: libc::c_int) -> io::Result<NonNull<u8>> {
     NonNull::new(mapping.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
 
-/// Bytes on huge pages of the mappings that share addresses with these, by the text of `/proc/self/smaps` (proc(5)). The
-/// kernel may tell of neighbouring mappings as of one.
-fn huge_bytes(smaps: &str, addresses: Range<usize>) -> usize {
-    let (mut ours, mut sum) = (false, 0);
+/// Bytes on pages, and on huge ones, of the mappings that share addresses with these. The kernel may tell of neighbouring
+/// mappings as of one. "Rss" leaves out what lies on pages that were set apart.
+fn taken(smaps: &str, addresses: Range<usize>) -> (usize, usize) {
+    let (mut ours, mut touched, mut huge) = (false, 0, 0);
     for line in smaps.lines() {
         let mut words = line.split_ascii_whitespace();
         let first = words.next().unwrap_or_default();
         let hex = |text| usize::from_str_radix(text, 16).ok();
         match first.split_once('-').and_then(|(begin, end)| Some(hex(begin)?..hex(end)?)) {
             Some(range) => ours = range.start < addresses.end && addresses.start < range.end,
-            None if ours && matches!(first, "AnonHugePages:" | "Private_Hugetlb:") => {
-                sum += words.next().and_then(|kib| kib.parse::<usize>().ok()).unwrap_or(0) * 1024;
+            None if ours => {
+                let bytes = words.next().and_then(|kib| kib.parse::<usize>().ok()).unwrap_or(0) * 1024;
+                touched += if matches!(first, "Rss:" | "Private_Hugetlb:") { bytes } else { 0 };
+                huge += if matches!(first, "AnonHugePages:" | "Private_Hugetlb:") { bytes } else { 0 };
             }
             None => {}
         }
     }
-    sum
+    (touched, huge)
 }
 
 impl Drop for Region {
@@ -191,6 +225,11 @@ impl<T: Zero> Zeroed<T> {
         let Some(Ok(region)) = region else { panic!("no memory for {len} entries of a table") };
         Self { region, len, values_are: PhantomData }
     }
+
+    /// Where they lie.
+    pub fn extent(&self) -> Extent {
+        self.region.extent()
+    }
 }
 
 #[cfg(not(pushplane_loom))]
@@ -210,6 +249,11 @@ impl<T: Zero> Zeroed<T> {
     /// So many values.
     pub fn new(len: usize) -> Self {
         Self { values: (0..len).map(|_| T::default()).collect(), values_are: PhantomData }
+    }
+
+    /// Nowhere that the kernel knows of.
+    pub fn extent(&self) -> Extent {
+        Extent::default()
     }
 }
 
@@ -279,16 +323,19 @@ mod tests {
             assert!(region.bytes().iter().all(|byte| *byte == 7));
             region
         };
-        let granted = touched().pages();
-        assert_eq!(granted.bytes, 4 * HUGE_PAGE + 1);
+        let pages_of = |region: &Region| Mapped::now().pages(region.extent());
+        let granted = pages_of(&touched());
+        assert_eq!((granted.bytes, granted.touched_bytes), (4 * HUGE_PAGE + 1, 4 * HUGE_PAGE + 1));
         assert!(granted.huge_bytes <= granted.bytes);
         // SAFETY: changes what later mappings of this process get.
         let forbidden = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } == 0;
         let region = touched();
-        let pages = region.pages();
+        let pages = pages_of(&region);
         assert!(forbidden);
         if !pages.set_apart {
             assert_eq!((pages.huge_bytes, pages.to_string()), (0, "small pages".to_owned()));
+            let untouched = pages_of(&Region::zeroed(4 * HUGE_PAGE).unwrap());
+            assert_eq!((untouched.touched_bytes, untouched.to_string()), (0, "no pages yet".to_owned()));
         }
         // SAFETY: as above.
         assert_eq!(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 0, 0, 0, 0) }, 0);
@@ -297,15 +344,19 @@ mod tests {
     #[test]
     fn huge_pages_are_counted_of_the_mapping_asked_for() {
         let smaps = "\
-7f00-7f80 rw-p 00000000 00:00 0 \nSize:  512 kB\nAnonHugePages:      2048 kB\n\
-7f80-8000 rw-p 00000000 00:00 0 \nAnonHugePages:      4096 kB\nPrivate_Hugetlb:    6144 kB\n";
-        assert_eq!(huge_bytes(smaps, 0x7f80..0x7f90), 10 << 20);
-        assert_eq!(huge_bytes(smaps, 0x7f70..0x7f80), 2 << 20);
-        assert_eq!(huge_bytes(smaps, 0x8000..0x9000), 0);
-        let said = |huge_bytes, set_apart| Pages { bytes: 200, huge_bytes, set_apart }.to_string();
-        assert_eq!(said(0, false), "small pages");
-        assert_eq!(said(100, false), "huge pages (transparent), 50 % of it");
-        assert_eq!(said(200, true), "huge pages (set apart)");
+7f00-7f80 rw-p 00000000 00:00 0 \nSize:  512 kB\nRss:  3072 kB\nAnonHugePages:      2048 kB\n\
+7f80-8000 rw-p 00000000 00:00 0 \nRss:  5120 kB\nAnonHugePages:      4096 kB\nPrivate_Hugetlb:    6144 kB\n";
+        assert_eq!(taken(smaps, 0x7f80..0x7f90), (11 << 20, 10 << 20));
+        assert_eq!(taken(smaps, 0x7f70..0x7f80), (3 << 20, 2 << 20));
+        assert_eq!(taken(smaps, 0x8000..0x9000), (0, 0));
+        let said = |touched_bytes, huge_bytes, set_apart| {
+            Pages { bytes: 300, touched_bytes, huge_bytes, set_apart }.to_string()
+        };
+        assert_eq!(said(0, 0, false), "no pages yet");
+        assert_eq!(said(200, 0, false), "small pages");
+        assert_eq!(said(200, 100, false), "huge pages (transparent), 50 % of it");
+        assert_eq!(said(200, 200, false), "huge pages (transparent)");
+        assert_eq!(said(0, 0, true), "huge pages (set apart)");
     }
 
     #[test]

@@ -90,6 +90,11 @@ impl ArchivedOwners {
         self.phf.view().place(hash)
     }
 
+    /// Starts to bring near what [`ArchivedOwners::place`] reads.
+    pub(super) fn prefetch_way(&self, hash: u64) {
+        self.phf.view().prefetch(hash);
+    }
+
     /// Starts to bring near what stands at a place.
     pub(super) fn prefetch(&self, place: usize) {
         prefetch(&self.places, place);

@@ -46,6 +46,9 @@ fn what_serve_would_refuse_is_refused_with_its_place() {
         (GOOD.replace("\"lab\"", "\"absent\""), "absent:1:1: expected an image or a directory"),
         (GOOD.replace("\"lab\"", "\"lab.ppt\""), "lab.ppt:1:1: expected an image of at least 64 bytes"),
         (more("state = \"file/state\""), "c.toml:5:9: state: the state folder"),
+        (more("control = \"file\""), "c.toml:5:11: control: the control socket"),
+        (more("control = \"absent/control.sock\""), "c.toml:5:11: control: the control socket"),
+        (more(&format!("control = \"{}\"", "x".repeat(108))), "c.toml:5:11: control: the control socket"),
         (more("shards = [4000]"), "c.toml:5:10: shards: CPU 4000 may not be used"),
         (more("metrics = \"203.0.113.77:1\""), "c.toml:5:11: metrics: expected an address of this host"),
     ] {

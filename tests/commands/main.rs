@@ -130,12 +130,13 @@ fn golden(name: &str, found: &str) {
 }
 
 /// Every command and what its help must show.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "check",
     "explain",
     "listen",
     "replay",
     "send",
+    "show",
     "tables build",
     "tables check",
     "tables size",
@@ -194,6 +195,9 @@ fn a_wrong_command_line_is_refused() {
         ),
         ("explain --config c --as x --destination 00000000000000000000000000000001", "cannot be used with"),
         ("replay x.pcap", "--tables"),
+        ("show", "pushplane.toml:1:1: expected a configuration file, found none"),
+        ("show everything", "invalid value 'everything'"),
+        ("show --config c --control s", "cannot be used with"),
         ("replay x.pcap --tables lab --app 1", "--as-push"),
         ("replay x.pcap --tables lab --verbose --json", "cannot be used with"),
     ] {

@@ -30,7 +30,8 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "second.toml",
-        "[server]\nname = \"mobile-2\"\nlisten = [\"192.0.2.2:17400\"]\ntables = \"tables\"\nstate = \"state-2\"\nshards = 1\n",
+        "[server]\nname = \"mobile-2\"\nlisten = [\"192.0.2.2:17400\"]\ntables = \"tables\"\nstate = \"state-2\"\n\
+         control = \"second.sock\"\nshards = 1\n",
     ),
     (
         "tables/servers.toml",

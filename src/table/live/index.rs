@@ -9,7 +9,7 @@
 //! tag sees its number, or that of a later entry in its place, which leads to a slot that says something else.
 
 use crate::sync::{AtomicU64, Ordering};
-use crate::table::memory::{Zeroed, prefetch};
+use crate::table::memory::{Extent, Zeroed, prefetch};
 
 /// Entries of a bucket; a model checker can only follow few.
 const WAYS: usize = if cfg!(pushplane_loom) { 1 } else { 10 };
@@ -90,6 +90,11 @@ impl SlotIndex {
     /// For so many entries.
     pub fn new(entries: usize) -> Self {
         Self(Zeroed::new((entries * 100).div_ceil(WAYS * LOAD_PERCENT) + 1))
+    }
+
+    /// Where it lies.
+    pub fn extent(&self) -> Extent {
+        self.0.extent()
     }
 
     #[inline(always)]

@@ -53,7 +53,7 @@ use crate::sync::{AtomicU16, AtomicU32, MutexGuard, Ordering, fence};
 use crate::table::binding::{Bindings, Line};
 use crate::table::change::Binding;
 use crate::table::image::Image;
-use crate::table::memory::{Zeroed, prefetch};
+use crate::table::memory::{Extent, Zeroed, prefetch};
 use crate::table::phf::{Places, bucket};
 
 /// Slots that are looked at while the writer waits: some tens of microseconds.
@@ -208,6 +208,18 @@ impl Overlay {
         Self::bytes_for(self.guides.len(), self.cells.len())
     }
 
+    /// Starts to bring near the rows themselves, when the ways have come.
+    fn expect_rows(&self, (user, private): Whose) {
+        let arrays = self.image.arrays();
+        let bindings = arrays.bindings();
+        let place = bindings.place(bindings.hash(user));
+        prefetch(&self.cells, place);
+        bindings.prefetch_line(place);
+        if let Some((realm, private)) = private {
+            arrays.prefetch_owners(realm, private);
+        }
+    }
+
     /// Starts to bring near what a change of this user would look at.
     pub(super) fn expect(&self, user: PushId) {
         let bindings = self.image.arrays().bindings();
@@ -299,6 +311,13 @@ impl Overlay {
     }
 }
 
+/// Whose rows a slot says something of: a user's, and those that have a private address in a realm.
+type Whose = (PushId, Option<(u32, Endpoint)>);
+
+fn whose(line: LiveLine) -> Whose {
+    (line.user(), line.private().map(|private| (line.realm(), private)))
+}
+
 /// An overlay that the writer keeps true, until this is dropped.
 #[derive(Debug)]
 pub struct LaidOver {
@@ -316,6 +335,11 @@ impl LaidOver {
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
         self.overlay.bytes()
+    }
+
+    /// What it is of, and where that lies.
+    pub fn extents(&self) -> [(&'static str, Extent); 2] {
+        [("overlay guides", self.overlay.guides.extent()), ("overlay cells", self.overlay.cells.extent())]
     }
 }
 
@@ -354,10 +378,27 @@ impl LiveBindings {
         // Slots that are taken from here on are the writer's to tell of.
         let touched = self.touched.load(Ordering::Acquire) as usize;
         for first in (0..touched).step_by(CHUNK) {
+            let slots = first..touched.min(first + CHUNK);
             let _only = self.overlays();
-            (first..touched.min(first + CHUNK)).for_each(|slot| self.lay_over_slot(slot, &overlay));
+            // What each looks at is on its way while others are looked at.
+            let said: Vec<_> =
+                slots.clone().filter_map(|slot| self.read(slot, slot::says)).map(whose).collect();
+            said.iter().for_each(|whose| self.expect_ways(*whose, &overlay));
+            said.iter().for_each(|whose| overlay.expect_rows(*whose));
+            slots.for_each(|slot| self.lay_over_slot(slot, &overlay));
         }
         LaidOver { live: Arc::clone(self), overlay }
+    }
+
+    /// Starts to bring near what leads to the slots and rows that such a slot says something of.
+    fn expect_ways(&self, (user, private): Whose, overlay: &Overlay) {
+        self.prefetch(self.hash(user));
+        let arrays = overlay.image.arrays();
+        let bindings = arrays.bindings();
+        bindings.prefetch(bindings.hash(user));
+        if let Some((realm, private)) = private {
+            arrays.prefetch_ways(realm, private);
+        }
     }
 
     fn lay_over_slot(&self, slot: usize, overlay: &Overlay) {

@@ -133,7 +133,7 @@ impl Operator {
         let path = self.folder.join(format!("{name}.toml"));
         let text = format!(
             "[server]\nname = \"{NAME}\"\nlisten = [\"{address}\"]\ntables = \"{name}.ppt\"\nstate = \"{name}\"\n\
-             metrics = \"127.0.0.1:0\"\n{lines}\n"
+             control = \"{name}.sock\"\nmetrics = \"127.0.0.1:0\"\n{lines}\n"
         );
         fs::write(&path, text).map_err(|error| Stop::file(&path, error))?;
         Ok(path)
