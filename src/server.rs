@@ -250,10 +250,9 @@ impl Server {
         }
         let clock = Clock::start();
         let shared = Arc::new(Shared::new(&config.limits, cpus.len(), seed));
-        let tables = tables.beside(shared.live());
-        let facts = facts(&tables, &config.tables, clock.now(), 0);
+        let restored = facts(&tables, &config.tables, clock.now(), 0);
         // The last readers are the controller's and the fan-out's.
-        let (publisher, mut readers) = publish(tables, cpus.len() + 2);
+        let (mut publisher, mut readers) = publish(tables, cpus.len() + 2);
         let state = Arc::new(State {
             clock,
             started: clock.now(),
@@ -273,7 +272,7 @@ impl Server {
             controller_ended: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             troubles: std::sync::Mutex::default(),
-            facts: std::sync::Mutex::new(facts),
+            facts: std::sync::Mutex::new(restored),
         });
         let admin = admin::Admin::start(&config, control, Arc::clone(&state))?;
         let sockets = shared_sockets(&bound.shards[0])?.into_iter().map(|listener| listener.socket).collect();
@@ -289,6 +288,11 @@ impl Server {
             Arc::clone(&state),
             clock,
         )?;
+        // Told of all that was restored at once: each by itself would wait for the rows that it says something of.
+        let tables = publisher.current().again(&config.name).beside(shared.live());
+        *state.facts() = facts(&tables, &config.tables, clock.now(), 0);
+        publisher.publish(tables);
+        publisher.reclaim();
         let fanout = fanout(&config, &state, shared_sockets(&bound.shards[0])?, fanout_reader);
         let mut server = Self {
             config,
