@@ -26,16 +26,21 @@ use crate::{Stop, common};
   pushplane show tables --control /run/pushplane/control.sock --json | jq .tables.memory
 
 With --json an object with a key for each part that is shown:
-  server   name, version, pid, state (starting, ready, draining, failed; degraded: the journal cannot be
-           written, pushes go on), started, uptime_s, listen, radius, metrics, control
-  tables   generation, digest, source, loaded, bytes, image_bytes, generations_retired;
-           tables: table, entries (null: shared by tables), bytes;
-           memory: what, bytes, touched_bytes, huge_bytes, set_apart, on;
-           live: bindings, bindings_max, used, slots
-  shards   shards: shard, cpu, io, and counters; controller, fanout, all: counters; dropped: by reason;
-           kernel_rx_drops. Counters are received, taken, sent, delivered, forwarded, answered, dropped,
-           handed_on, in_flight, unaccounted: received + taken = delivered + forwarded + answered + dropped
-           + handed_on + in_flight + unaccounted for each, and for all without taken and handed_on
+  server
+    name, version, pid, started, uptime_s, listen, radius, metrics, control
+    state: starting, ready, draining, failed; degraded: the journal cannot be written
+  tables
+    generation, digest, source, loaded, bytes, image_bytes, generations_retired
+    tables: table, entries (null: shared by tables), bytes
+    memory: what, bytes, touched_bytes, huge_bytes, set_apart, on
+    live: bindings, bindings_max, used, slots
+  shards
+    shards: shard, cpu, io, and counters; controller, fanout, all: counters
+    dropped: by reason; kernel_rx_drops
+    counters: received, taken, sent, delivered, forwarded, answered, dropped, handed_on,
+      in_flight, unaccounted
+Of each thread received + taken = delivered + forwarded + answered + dropped + handed_on +
+in_flight + unaccounted; of all together the same without taken and handed_on.
 The figures are those of /metrics, which the control socket serves too:
   curl -s --unix-socket control.sock http://localhost/metrics")]
 pub(crate) struct Args {
