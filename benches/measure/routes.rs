@@ -362,7 +362,7 @@ impl Contestant<Addresses> for Routed {
 pub(crate) fn entrants(space: Space) -> Vec<super::RouteEntrant> {
     let mut entrants: Vec<super::RouteEntrant> = vec![
         Entrant::new("pushplane", Job::Value, |routes: &Routes| Ok(Own::new(routes, false))),
-        Entrant::new("pushplane, bursts of 64", Job::Value, |routes: &Routes| Ok(Own::new(routes, true))),
+        Entrant::new("pushplane, in bursts", Job::Value, |routes: &Routes| Ok(Own::new(routes, true))),
         Entrant::new("a HashMap a length", Job::Value, |routes: &Routes| Ok(Lengths::new(routes))),
     ];
     let fib = |entry_bytes, vector| Form::Fib { entry_bytes, vector };

@@ -34,7 +34,7 @@ impl TrieKey {
     }
 
     /// Left-aligned in 128 bits.
-    pub(super) const fn wide(self) -> u128 {
+    const fn wide(self) -> u128 {
         match self {
             Self::V4(bits) => (bits as u128) << 64,
             Self::V6(bits) => bits,

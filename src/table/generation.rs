@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ahash::RandomState;
+use rkyv::rend::u32_le;
 
 use super::binding::{Bindings, Line, owner_hash};
 use super::compile::{self, TrieKey};
@@ -14,7 +15,7 @@ use super::image::{ArchivedArrays, ArchivedGatewayRow, ArchivedRealmRow, Image, 
 use super::keyed::Keyed;
 use super::live::LiveBindings;
 use super::live::overlay::{LaidOver, Overlay};
-use super::lpm::{BURST, Forest, Trie};
+use super::lpm::{Ask, BURST, Begun, Forest, Trie};
 use super::memory::Extent;
 use super::numbers::Numbers;
 use super::rate::Rate;
@@ -171,12 +172,9 @@ impl Tables {
 
     /// As [`Tables::route`] for each of many, in bursts.
     pub fn routes(&self, ids: &[PushId], found: &mut [Option<u32>]) {
-        let a = self.arrays();
-        let (root, forest) = (a.prefix_root.to_native(), a.tries.view());
+        let forest = self.arrays().tries.view();
         for (ids, found) in ids.chunks(BURST).zip(found.chunks_mut(BURST)) {
-            let mut asked = [None; BURST];
-            asked.iter_mut().zip(ids).for_each(|(asked, id)| *asked = Some((root, id.high())));
-            forest.lookup_burst(&asked[..ids.len()], found);
+            forest.lookup_burst(ids, found, &mut Routes(self.prefixes()));
         }
     }
 
@@ -336,7 +334,21 @@ pub struct Segments<'a> {
     tries: Forest<'a>,
 }
 
-impl Segments<'_> {
+/// The segments of one realm.
+#[derive(Clone, Copy)]
+struct Realm<'a> {
+    v4: Trie<'a>,
+    v6: Trie<'a>,
+}
+
+impl<'a> Segments<'a> {
+    #[inline]
+    fn realm(&self, realm: u32) -> Option<Realm<'a>> {
+        let row = &self.rows[self.realms.get(realm)? as usize];
+        let trie = |root: u32_le| self.tries.trie(root.to_native());
+        Some(Realm { v4: trie(row.root_v4), v6: trie(row.root_v6) })
+    }
+
     /// The gateway whose segment is the longest that has this private address.
     #[inline]
     pub fn gateway(&self, realm: u32, private: Endpoint) -> Option<u32> {
@@ -349,20 +361,63 @@ impl Segments<'_> {
 
     /// As [`Segments::gateway`] for each of many, in bursts.
     pub fn gateways(&self, terminals: &[(u32, Endpoint)], found: &mut [Option<u32>]) {
+        let Some(&(realm, _)) = terminals.first() else { return };
+        let mut near = Near { segments: *self, of: realm, realm: self.realm(realm) };
         for (terminals, found) in terminals.chunks(BURST).zip(found.chunks_mut(BURST)) {
-            let (mut asked, mut near) = ([None; BURST], None);
-            for (asked, (realm, private)) in asked.iter_mut().zip(terminals) {
-                let found = match near {
-                    Some((of, found)) if of == *realm => found,
-                    _ => near.insert((*realm, self.realms.get(*realm).map(|at| &self.rows[at as usize]))).1,
-                };
-                *asked = found.map(|realm| match TrieKey::of(*private) {
-                    key @ TrieKey::V4(_) => (realm.root_v4.to_native(), key.wide()),
-                    key @ TrieKey::V6(_) => (realm.root_v6.to_native(), key.wide()),
-                });
-            }
-            self.tries.lookup_burst(&asked[..terminals.len()], found);
+            self.tries.lookup_burst(terminals, found, &mut near);
         }
+    }
+}
+
+/// The realm that was asked for last: neighbours mostly are of one.
+struct Near<'a> {
+    segments: Segments<'a>,
+    of: u32,
+    realm: Option<Realm<'a>>,
+}
+
+impl<'a> Near<'a> {
+    #[inline(always)]
+    fn realm(&mut self, realm: u32) -> Option<&Realm<'a>> {
+        if self.of != realm {
+            (self.of, self.realm) = (realm, self.segments.realm(realm));
+        }
+        self.realm.as_ref()
+    }
+}
+
+impl Ask<(u32, Endpoint)> for Near<'_> {
+    #[inline(always)]
+    fn begin(&mut self, (realm, private): &(u32, Endpoint)) -> Begun {
+        match (self.realm(*realm), TrieKey::of(*private)) {
+            (None, _) => Begun::NOTHING,
+            (Some(realm), TrieKey::V4(key)) => realm.v4.begin(key),
+            (Some(realm), TrieKey::V6(key)) => realm.v6.begin(key),
+        }
+    }
+
+    #[inline(always)]
+    fn go_on(&mut self, (realm, private): &(u32, Endpoint), node: u32) -> Option<u32> {
+        let realm = self.realm(*realm)?;
+        match TrieKey::of(*private) {
+            TrieKey::V4(key) => realm.v4.go_on(key, node),
+            TrieKey::V6(key) => realm.v6.go_on(key, node),
+        }
+    }
+}
+
+/// The prefixes of Push servers.
+struct Routes<'a>(Trie<'a>);
+
+impl Ask<PushId> for Routes<'_> {
+    #[inline(always)]
+    fn begin(&mut self, id: &PushId) -> Begun {
+        self.0.begin(id.high())
+    }
+
+    #[inline(always)]
+    fn go_on(&mut self, id: &PushId, node: u32) -> Option<u32> {
+        self.0.go_on(id.high(), node)
     }
 }
 
