@@ -39,6 +39,8 @@ pub struct Moment<'a> {
     live: Option<&'a LiveBindings>,
     /// What is live, by the places of users.
     overlay: Option<&'a Overlay>,
+    /// The same, where there are users to say something of.
+    told: Option<&'a Overlay>,
     bindings: Bindings<'a>,
     home: Home,
     prefixes: Trie<'a>,
@@ -60,6 +62,13 @@ struct Key {
     hint: Hint,
     /// What the live owner of the row's private address would be found by.
     owner_hash: u64,
+}
+
+/// Where a user was found.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    live: bool,
+    rows: bool,
 }
 
 /// A hash that nobody has computed; who meets an address that has it does so again.
@@ -84,13 +93,14 @@ impl<'a> Moment<'a> {
     pub fn new(site: &'a Site, tables: &'a Tables, now: Now) -> Self {
         let live = Some(&*site.shared.live).filter(|live| !live.is_empty());
         let overlay = live.and_then(|_| tables.overlay(&site.shared.live));
+        let told = overlay.filter(|_| tables.image().terminals() > 0);
         let (bindings, prefixes, segments) =
             (tables.arrays().bindings(), tables.prefixes(), tables.segments());
         let own = tables.own().map(|own| tables.server_address(own));
         let home = tables.home();
         // Of public addresses an overlay says nothing.
         let plain = Plain::new(live.is_some());
-        Self { site, tables, now, own, live, overlay, bindings, home, prefixes, segments, plain }
+        Self { site, tables, now, own, live, overlay, told, bindings, home, prefixes, segments, plain }
     }
 
     /// A user whom nobody has looked for yet.
@@ -159,8 +169,7 @@ impl<'a> Moment<'a> {
         if self.rows(&key, |row, _| !self.is_public_address_taken(live, row), each) {
             return true;
         }
-        looks.met_stranger();
-        self.live_and_rows(live, &key, each)
+        self.each_of_stranger(live, looks, at, each)
     }
 
     /// Where a slot says all of whose row stands there.
@@ -171,8 +180,7 @@ impl<'a> Moment<'a> {
             return self.each_of_rows(looks, at, each);
         };
         let Some(line) = live.only(overlay, place, slot, user) else {
-            looks.met_stranger();
-            return self.live_and_rows(live, &looks.key(at), each);
+            return self.each_of_stranger(live, looks, at, each);
         };
         if line.of() == Of::Bound {
             each.visit(&Registered(&line, self.tables.may_have_key(looks.row_hash(at))));
@@ -182,7 +190,16 @@ impl<'a> Moment<'a> {
 
     #[inline(never)]
     fn each_asked(&self, looks: &Looks, at: usize, each: &mut impl Visit) -> bool {
-        self.live.is_some_and(|live| self.live_and_rows(live, &looks.key(at), each))
+        self.live.is_some_and(|live| self.each_of_stranger(live, looks, at, each))
+    }
+
+    /// Of whoever may be one.
+    fn each_of_stranger(&self, live: &LiveBindings, looks: &Looks, at: usize, each: &mut impl Visit) -> bool {
+        let found = self.live_and_rows(live, &looks.key(at), each);
+        if !found.rows {
+            looks.met_stranger();
+        }
+        found.live || found.rows
     }
 
     /// As [`Moment::each`], of a user of whom nothing was brought near.
@@ -190,11 +207,14 @@ impl<'a> Moment<'a> {
         let key = self.key(user);
         match self.live {
             None => self.rows(&key, |_, _| true, &mut each),
-            Some(live) => self.live_and_rows(live, &key, &mut each),
+            Some(live) => {
+                let found = self.live_and_rows(live, &key, &mut each);
+                found.live || found.rows
+            }
         }
     }
 
-    fn live_and_rows(&self, live: &LiveBindings, key: &Key, each: &mut impl Visit) -> bool {
+    fn live_and_rows(&self, live: &LiveBindings, key: &Key, each: &mut impl Visit) -> Found {
         let mut hidden = Devices::default();
         let mut known = false;
         let mut lent = None;
@@ -214,7 +234,8 @@ impl<'a> Moment<'a> {
         if let Some((user, device)) = lent {
             known |= self.borrowed(live, user, device, each);
         }
-        known | self.rows(key, |row, hash| !hidden.has(row.device()) && !self.is_taken(live, row, hash), each)
+        let wanted = |row: &Line, hash| !hidden.has(row.device()) && !self.is_taken(live, row, hash);
+        Found { live: known, rows: self.rows(key, wanted, each) }
     }
 
     /// Whom a Push ID is lent to.

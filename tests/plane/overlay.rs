@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use pushplane::clock::Now;
 use pushplane::config::Policy;
 use pushplane::id::{Endpoint, PushId};
+use pushplane::packet::BURST_MAX;
 use pushplane::plane::{Known, Looks, Moment, Shared, Site};
 use pushplane::table::rib::User;
 use pushplane::table::{Binding, Change, Image, Rib, Tables};
@@ -64,11 +65,12 @@ fn rib_of(variant: u8) -> Rib {
     rib
 }
 
-/// All that `each` says of these users, asked in one burst, whether or not it comes after one that met users who are
-/// live and have no row. The columns are those of the bursts before, which had each user elsewhere.
+/// All that `each` says of these users, asked in one burst, whether it comes after one that met users who are live and have
+/// no row, none of these, or nobody else. The columns are those of the bursts before, which had each user elsewhere.
 fn all(site: &Site, tables: &Tables, now: Now, looks: &mut Looks) -> Vec<Vec<String>> {
-    let said = said(site, tables, now, (looks, false), 0);
-    assert_eq!(said, self::said(site, tables, now, (looks, true), 1));
+    let said = said(site, tables, now, (looks, 0), 0);
+    assert_eq!(said, self::said(site, tables, now, (looks, 1), 1));
+    assert_eq!(said, self::said(site, tables, now, (looks, BURST_MAX), 2));
     said
 }
 
@@ -76,11 +78,11 @@ fn said(
     site: &Site,
     tables: &Tables,
     now: Now,
-    (looks, eager): (&mut Looks, bool),
+    (looks, strangers): (&mut Looks, usize),
     turned: u8,
 ) -> Vec<Vec<String>> {
     let moment = Moment::new(site, tables, now);
-    looks.expect_strangers(eager);
+    looks.expect_strangers(strangers);
     let place = |n: u8| usize::from((n + turned) % USERS);
     (0..USERS).for_each(|n| moment.look_for(looks, place(n), user(n)));
     moment.look(looks, usize::from(USERS));

@@ -12,7 +12,14 @@
 //! | | after strangers: rows and slots, whose they are | the live tables' bucket, then its slot |
 //!
 //! A stranger is somebody live who has no row, where there are rows of others: the row that stands at its place says so,
-//! after it has come. To look whose row it is pays only where there are such, which the burst before knows.
+//! after it has come. To look whose row it is pays only where there are such, which the burst before knows. Where most
+//! were strangers, or nobody has a row, no overlay is asked:
+//!
+//! | step | reads | asks memory for |
+//! |---|---|---|
+//! | [`Moment::look_for`] | the user | the pilot, the live tables' bucket |
+//! | [`Moment::look`] | pilot and bucket | the row and the slot |
+//! | [`Moment::look_closer`] | rows of those who are not live | who has the row's address now |
 //!
 //! What was tried: steps that run 32 or 64 messages ahead of each other in one loop take half as long again, for a message
 //! that waits for its line holds up those behind it; steps over 32 messages at a time, each such a stride behind the
@@ -46,8 +53,10 @@ pub struct Looks {
     marks: usize,
     /// Whether all of `said` is nothing.
     is_clear: bool,
-    /// Whether this burst has met strangers so far; before it, whether the last one did.
-    met_strangers: Cell<bool>,
+    /// How many strangers this burst has met so far; before [`Moment::look_closer`], how many the last one did.
+    strangers: Cell<usize>,
+    /// More than so many are most of the last one.
+    half: usize,
 }
 
 /// What is to be found in the live tables.
@@ -76,13 +85,14 @@ impl Looks {
             marked: [0; BURST_MAX],
             marks: 0,
             is_clear: true,
-            met_strangers: Cell::new(false),
+            strangers: Cell::new(0),
+            half: BURST_MAX / 2,
         }
     }
 
-    /// As if the burst before had met strangers, or none. For who tries both.
-    pub fn expect_strangers(&self, expected: bool) {
-        self.met_strangers.set(expected);
+    /// As if the burst before, of [`BURST_MAX`] messages, had met so many strangers. For who tries all.
+    pub fn expect_strangers(&mut self, strangers: usize) {
+        (self.strangers, self.half) = (Cell::new(strangers), BURST_MAX / 2);
     }
 
     /// Nobody is looked for at this place.
@@ -117,9 +127,15 @@ impl Looks {
         self.hashes[at]
     }
 
-    /// Somebody was live who has no row where there are rows of others.
+    /// Somebody was live, or unknown, who has no row.
     pub(super) fn met_stranger(&self) {
-        self.met_strangers.set(true);
+        self.strangers.update(|met| met + 1);
+    }
+
+    /// Whether most of the last burst were strangers.
+    #[inline(always)]
+    const fn are_strange(&self) -> bool {
+        self.strangers.get() > self.half
     }
 }
 
@@ -130,6 +146,12 @@ impl Default for Looks {
 }
 
 impl Moment<'_> {
+    /// The overlay, if this burst asks it.
+    #[inline(always)]
+    fn told(&self, looks: &Looks) -> Option<&Overlay> {
+        self.told.filter(|_| !looks.are_strange())
+    }
+
     /// The first step for one message: whom it is to, at the place of its row in the burst. Each place is to be told of
     /// before [`Moment::look`], by this or by [`Looks::skip`].
     ///
@@ -139,7 +161,7 @@ impl Moment<'_> {
     pub fn look_for(&self, looks: &mut Looks, at: usize, user: PushId) {
         let hash = self.bindings.hash(user);
         (looks.users[at], looks.hashes[at]) = (user, hash);
-        match (self.live, self.overlay) {
+        match (self.live, self.told(looks)) {
             (Some(_), Some(overlay)) => overlay.guide(&self.bindings).prefetch(hash),
             (Some(live), None) => {
                 self.bindings.prefetch(hash);
@@ -154,9 +176,15 @@ impl Moment<'_> {
     /// # Panics
     /// Beyond [`BURST_MAX`].
     pub fn look(&self, looks: &mut Looks, count: usize) {
-        match (self.live, self.overlay) {
+        match (self.live, self.told(looks)) {
             (Some(_), Some(overlay)) => self.look_at_marks(overlay, looks, count),
-            _ => self.look_at_rows(looks, count),
+            (Some(live), None) => {
+                self.look_at_rows(looks, count);
+                for asked in &mut looks.asked[..count] {
+                    asked.hint = live.hint(asked.live_hash);
+                }
+            }
+            (None, _) => self.look_at_rows(looks, count),
         }
     }
 
@@ -166,20 +194,25 @@ impl Moment<'_> {
     /// # Panics
     /// Beyond [`BURST_MAX`].
     pub fn look_closer(&self, looks: &mut Looks, count: usize) {
-        let is_eager = looks.met_strangers.replace(false);
+        let told = self.told(looks);
+        let is_eager = looks.strangers.replace(0) > 0;
+        looks.half = count / 2;
         let is_clear = self.live.is_none();
         if !(is_clear && looks.is_clear) {
             looks.said = [Said::NOTHING; BURST_MAX];
         }
         looks.is_clear = is_clear;
-        match (self.live, self.overlay) {
+        match (self.live, told) {
             (Some(live), Some(overlay)) => {
                 self.look_at_cells(live, overlay, looks);
                 if is_eager {
                     self.look_for_strangers(live, looks, count);
                 }
             }
-            (Some(live), None) => self.look_at_all(live, looks, count),
+            (Some(live), None) => {
+                looks.said[..count].fill(Said::ASK);
+                (0..count).for_each(|at| self.look_at_owner(live, looks, at));
+            }
             (None, _) => {}
         }
     }
@@ -265,18 +298,7 @@ impl Moment<'_> {
         for at in &strangers[..met] {
             let asked = &mut looks.asked[usize::from(*at)];
             asked.hint = live.hint(asked.live_hash);
-            looks.met_strangers.set(true);
         }
-    }
-
-    /// Where no overlay says whom the live tables know.
-    #[inline(never)]
-    fn look_at_all(&self, live: &LiveBindings, looks: &mut Looks, count: usize) {
-        looks.said[..count].fill(Said::ASK);
-        for asked in &mut looks.asked[..count] {
-            asked.hint = live.hint(asked.live_hash);
-        }
-        (0..count).for_each(|at| self.look_at_owner(live, looks, at));
     }
 
     /// Starts to bring the bucket near that the live tables would have this user in.
