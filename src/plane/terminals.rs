@@ -146,19 +146,16 @@ impl<'a> Moment<'a> {
     /// ended too. Returns whether anything is known of the user (ruling 9). After [`Moment::look`].
     #[inline(always)]
     pub fn each(&self, looks: &Looks, at: usize, each: &mut impl Visit) -> bool {
-        match looks.over(at) {
-            Over::Nothing => {
-                // Nearly always a row says all.
-                let (user, place) = looks.row(at);
-                match self.bindings.plain_at(user, place, self.plain) {
-                    Some(row) => each.visit(&Row(row, self.bindings.nat6())),
-                    None => return self.each_of_rows(looks, at, each),
-                }
-                true
-            }
-            Over::Slot(slot) => self.each_of_slot(looks, at, slot, each),
-            Over::Ask => self.each_asked(looks, at, each),
+        if looks.is_live(at) {
+            return self.each_live(looks, at, each);
         }
+        // Nearly always a row says all.
+        let (user, place) = looks.row(at);
+        let Some(row) = self.bindings.plain_at(user, place, self.plain) else {
+            return self.each_of_rows(looks, at, each);
+        };
+        each.visit(&Row(row, self.bindings.nat6()));
+        true
     }
 
     /// Where nothing is live of whose row stands there; of nobody else is there one.
@@ -172,25 +169,20 @@ impl<'a> Moment<'a> {
         self.each_of_stranger(live, looks, at, each)
     }
 
-    /// Where a slot says all of whose row stands there.
+    /// Where something is live: a slot that says all of whose row stands there, or what must be asked for.
     #[inline(never)]
-    fn each_of_slot(&self, looks: &Looks, at: usize, slot: u32, each: &mut impl Visit) -> bool {
+    fn each_live(&self, looks: &Looks, at: usize, each: &mut impl Visit) -> bool {
+        let Some(live) = self.live else { return self.each_of_rows(looks, at, each) };
         let (user, place) = looks.row(at);
-        let (Some(live), Some(overlay)) = (self.live, self.overlay) else {
-            return self.each_of_rows(looks, at, each);
-        };
-        let Some(line) = live.only(overlay, place, slot, user) else {
-            return self.each_of_stranger(live, looks, at, each);
-        };
-        if line.of() == Of::Bound {
-            each.visit(&Registered(&line, self.tables.may_have_key(looks.row_hash(at))));
+        if let (Over::Slot(slot), Some(overlay)) = (looks.over(at), self.overlay)
+            && let Some(line) = live.only(overlay, place, slot, user)
+        {
+            if line.of() == Of::Bound {
+                each.visit(&Registered(&line, self.tables.may_have_key(looks.row_hash(at))));
+            }
+            return true;
         }
-        true
-    }
-
-    #[inline(never)]
-    fn each_asked(&self, looks: &Looks, at: usize, each: &mut impl Visit) -> bool {
-        self.live.is_some_and(|live| self.each_of_stranger(live, looks, at, each))
+        self.each_of_stranger(live, looks, at, each)
     }
 
     /// Of whoever may be one.

@@ -109,6 +109,12 @@ impl Looks {
         Key { user, row_hash, place, live_hash, hint, owner_hash }
     }
 
+    /// Whether something may be live of whose row stands at this message's place.
+    #[inline(always)]
+    pub(super) fn is_live(&self, at: usize) -> bool {
+        self.said[at] != Said::NOTHING
+    }
+
     /// What an overlay said of this place.
     #[inline(always)]
     pub(super) fn over(&self, at: usize) -> Over {
@@ -161,13 +167,13 @@ impl Moment<'_> {
     pub fn look_for(&self, looks: &mut Looks, at: usize, user: PushId) {
         let hash = self.bindings.hash(user);
         (looks.users[at], looks.hashes[at]) = (user, hash);
-        match (self.live, self.told(looks)) {
-            (Some(_), Some(overlay)) => overlay.guide(&self.bindings).prefetch(hash),
-            (Some(live), None) => {
+        let Some(live) = self.live else { return self.bindings.prefetch(hash) };
+        match self.told(looks) {
+            Some(overlay) => overlay.guide(&self.bindings).prefetch(hash),
+            None => {
                 self.bindings.prefetch(hash);
                 self.ask(live, looks, at);
             }
-            (None, _) => self.bindings.prefetch(hash),
         }
     }
 
