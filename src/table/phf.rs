@@ -249,7 +249,6 @@ pub struct Places<'a> {
     pilots: &'a [u8],
     seed: u64,
     part_places: u32,
-    part_shift: u32,
 }
 
 impl Places<'_> {
@@ -281,7 +280,7 @@ impl Places<'_> {
     /// As [`Places::place`], for who has the pilot of the bucket from elsewhere.
     #[inline(always)]
     pub const fn place_by(&self, hash: u64, bucket: usize, pilot: u8) -> usize {
-        let part = (bucket as u64 >> self.part_shift) * self.part_places as u64;
+        let part = (bucket as u64 >> PART_SHIFT) * self.part_places as u64;
         part as usize + place_in_part(hash, pilot, self.part_places)
     }
 
@@ -299,19 +298,20 @@ impl ArchivedPhf {
             pilots: &self.pilots,
             seed: self.seed.to_native(),
             part_places: self.part_places.to_native(),
-            part_shift: self.part_shift.to_native(),
         }
     }
 
     /// How many places there are.
     pub fn places(&self) -> usize {
-        let parts = ((self.pilots.len().max(1) - 1) >> self.part_shift.to_native()) + 1;
+        let parts = ((self.pilots.len().max(1) - 1) >> PART_SHIFT) + 1;
         parts * self.part_places.to_native() as usize
     }
 
     /// Whether every hash has a place among [`ArchivedPhf::places`].
     pub fn is_sound(&self) -> bool {
-        !self.pilots.is_empty() && self.part_shift.to_native() < u32::BITS && self.part_places.to_native() > 0
+        // Of a single part no bucket reaches the next.
+        let is_shifted = self.part_shift.to_native() == PART_SHIFT || self.pilots.len() <= 1 << PART_SHIFT;
+        !self.pilots.is_empty() && is_shifted && self.part_places.to_native() > 0
     }
 
     /// Bytes that it takes.
