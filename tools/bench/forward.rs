@@ -421,12 +421,18 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Begins a turn of its own number: what is sent from now on carries it.
+    fn begin(&mut self, forwarder: &Forwarder) {
+        let turn = self.sink.begin(forwarder.expected(self.operator));
+        self.load.mark(turn);
+    }
+
     /// What a flood costs.
     fn flood(&mut self, forwarder: &Forwarder, tally: &mut Tally) -> Result<Flood, Stop> {
+        self.load.aim(forwarder.address)?;
+        self.begin(forwarder);
         let Self { turn, operator, sink, load, generators } = self;
-        load.aim(forwarder.address)?;
         let stop = AtomicBool::new(false);
-        sink.begin();
         let result = thread::scope(|scope| {
             for (part, &cpu) in generators.iter().enumerate() {
                 let (load, stop, parts) = (&*load, &stop, generators.len());
@@ -438,7 +444,7 @@ impl Bench<'_> {
             let mut watch = |length: Duration| -> Result<Seen, Stop> {
                 let end = sink.clock.now().mono_ns + length.as_nanos() as u64;
                 while sink.clock.now().mono_ns < end {
-                    if !sink.turn(operator, forwarder.form, false) {
+                    if !sink.turn(operator, false) {
                         thread::yield_now();
                     }
                 }
@@ -465,10 +471,11 @@ impl Bench<'_> {
         together: usize,
         length: Duration,
     ) -> (Paced, Arrived) {
+        self.begin(forwarder);
         let Self { operator, sink, load, .. } = self;
-        sink.begin();
-        let paced = load.paced(rate, together, length, sink, operator, forwarder.form);
-        (paced, sink.take())
+        let paced = load.paced(rate, together, length, sink, operator);
+        let arrived = sink.take(paced.sent);
+        (paced, arrived)
     }
 
     /// The highest rates with no loss and with little, sought between a hundredth of what was forwarded under the flood
@@ -493,6 +500,7 @@ impl Bench<'_> {
             if rate > 0 {
                 let before = forwarder.cpu_ns();
                 let (_, arrived) = self.paced(forwarder, rate, load::together(rate), self.turn);
+                measured.tally.valid &= arrived.wrong == 0;
                 let cpu_ns = forwarder.cpu_ns().saturating_sub(before) as f64 / arrived.datagrams as f64;
                 measured.loaded.push(Loaded { cpu_ns, latency: Percentiles::of(&arrived.latency) });
             }

@@ -8,7 +8,7 @@ use pushplane::net::{Uring, uring_refusal};
 
 use super::Bed;
 use super::bare::{Bare, Way};
-use super::operator::{Form, Operator};
+use super::operator::{Expected, Form, Operator};
 use super::place::{Place, busy_ns, came_by};
 use super::sink::Sink;
 use crate::bench::served::Served;
@@ -58,7 +58,7 @@ pub(super) struct Forwarder {
     /// Where it listens.
     pub(super) address: Endpoint,
     /// How what it forwards looks.
-    pub(super) form: Form,
+    form: Form,
     /// It is measured for latency only.
     pub(super) spins: bool,
     who: Who,
@@ -151,6 +151,12 @@ pub(super) fn serve(
 }
 
 impl Forwarder {
+    /// What must become of the operator's PUSHes, in some turn: others choose next hops by themselves.
+    pub(super) fn expected(&self, operator: &Operator) -> Expected {
+        let hop_is_said = !matches!(self.who, Who::Other(_));
+        Expected { form: self.form, payload: operator.size.payload, hop_is_said, turn: 0 }
+    }
+
     /// The server that it is, if it is one.
     pub(super) const fn served(&self) -> Option<&Served> {
         match &self.who {

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use pushplane::clock::Clock;
 use pushplane::id::Endpoint;
 
-use super::operator::{Form, Operator, mix};
+use super::operator::{Operator, mix};
 use super::sink::Sink;
 use super::sockets;
 use crate::Stop;
@@ -83,6 +83,13 @@ impl Load {
         Ok(())
     }
 
+    /// From now on everything is of this turn.
+    pub(super) fn mark(&mut self, turn: u32) {
+        for push in self.pushes.chunks_exact_mut(self.push_bytes) {
+            Operator::mark(push, turn);
+        }
+    }
+
     /// Sends as fast as it goes until told to stop, as one of so many generators: each with senders of its own. A full
     /// buffer is no fault of anybody's.
     pub(super) fn flood(&self, (part, parts): (usize, usize), stop: &AtomicBool) {
@@ -104,7 +111,6 @@ impl Load {
         length: Duration,
         sink: &mut Sink,
         operator: &Operator,
-        form: Form,
     ) -> Paced {
         let schedule = Schedule { rate, together, each: together == 1 };
         let mut calls = (rate * length.as_nanos() as u64 / 1_000_000_000 / together as u64).max(1);
@@ -112,7 +118,7 @@ impl Load {
             calls = calls.saturating_sub(1);
             calls > 0
         };
-        self.paced_while(schedule, sink, operator, form, goes_on)
+        self.paced_while(schedule, sink, operator, goes_on)
     }
 
     /// As [`Load::paced`], as long as `goes_on`, which is asked after each call and told the time.
@@ -121,7 +127,6 @@ impl Load {
         Schedule { rate, together, each }: Schedule,
         sink: &mut Sink,
         operator: &Operator,
-        form: Form,
         mut goes_on: impl FnMut(u64) -> bool,
     ) -> Paced {
         let between_ns = 1e9 * together as f64 / rate as f64;
@@ -132,7 +137,7 @@ impl Load {
             let due = start + (call as f64 * between_ns) as u64;
             let mut now = self.clock.now().mono_ns;
             while now < due {
-                sink.turn(operator, form, each);
+                sink.turn(operator, each);
                 now = self.clock.now().mono_ns;
             }
             late.saturating_record(now - due);
@@ -152,7 +157,7 @@ impl Load {
         while self.clock.now().mono_ns - quiet_ns < PATIENCE.as_nanos() as u64
             && sink.arrived.datagrams < sent
         {
-            if sink.turn(operator, form, each) {
+            if sink.turn(operator, each) {
                 quiet_ns = self.clock.now().mono_ns;
             }
         }

@@ -21,6 +21,12 @@ const FILL: u8 = 0x5A;
 /// Bytes of the time at which a datagram was due, at the start of its payload.
 const STAMP_BYTES: usize = 8;
 const HEADER_BYTES: usize = 48;
+/// Where a PUSH has its message identifier: the number of the turn, of its user and of its next hop.
+const MESSAGE_AT: usize = 40;
+const TURN_SHIFT: u32 = 44;
+const USER_SHIFT: u32 = 16;
+/// Turns are told apart by so many bits: as many last for hours.
+const TURNS: u32 = 1 << (u64::BITS - TURN_SHIFT);
 /// vxlan, Ethernet, IPv4 and UDP.
 const VXLAN_BYTES: usize = 8 + 14 + 20 + 8;
 /// PrivateAddress and Realm.
@@ -37,6 +43,63 @@ pub(super) enum Form {
     /// Nothing: it leaves as it came
     #[value(skip)]
     Bare,
+}
+
+/// What the datagrams of a turn must be where they arrive.
+#[derive(Clone, Copy)]
+pub(super) struct Expected {
+    pub(super) form: Form,
+    /// Bytes behind a PUSH's header.
+    pub(super) payload: usize,
+    /// The next hop is the one that the PUSH says, not one that the forwarder chose.
+    pub(super) hop_is_said: bool,
+    /// Its number.
+    pub(super) turn: u32,
+}
+
+impl Expected {
+    /// As the first turn's, or those of the turn after so many.
+    pub(super) fn in_turn_after(self, turns: usize) -> Self {
+        // PUSHes that nobody marked are of turn 0.
+        Self { turn: 1 + (turns % (TURNS as usize - 1)) as u32, ..self }
+    }
+
+    /// The length of each datagram.
+    const fn bytes(self) -> usize {
+        HEADER_BYTES + self.payload + self.form.added()
+    }
+
+    /// Whether this has the length and the mark of that turn.
+    pub(super) fn is_of_turn(self, datagram: &[u8]) -> bool {
+        let message = datagram.get(self.form.push_at() + MESSAGE_AT..).and_then(|rest| rest.first_chunk());
+        let turn = message.map(|message| u64::from_be_bytes(*message) >> TURN_SHIFT);
+        datagram.len() == self.bytes() && turn == Some(self.turn.into())
+    }
+
+    /// When a datagram that arrived was due.
+    pub(super) fn due_ns(self, datagram: &[u8]) -> Option<u64> {
+        let at = datagram.len().checked_sub(self.payload)?;
+        datagram.get(at..)?.first_chunk().map(|stamp| u64::from_be_bytes(*stamp))
+    }
+}
+
+impl Form {
+    /// What a PUSH in this form is longer.
+    const fn added(self) -> usize {
+        match self {
+            Self::Vxlan => VXLAN_BYTES,
+            Self::Plain => PLAIN_BYTES,
+            Self::Bare => 0,
+        }
+    }
+
+    /// Where the PUSH begins.
+    const fn push_at(self) -> usize {
+        match self {
+            Self::Vxlan => VXLAN_BYTES,
+            Self::Plain | Self::Bare => 0,
+        }
+    }
 }
 
 /// How much of everything.
@@ -62,13 +125,14 @@ pub(super) struct Operator {
     pub(super) size: Size,
     pub(super) form: Form,
     folder: PathBuf,
+    first_hop: Endpoint,
     rib: Rib,
 }
 
 impl Operator {
     /// An operator whose servers will have their files in this folder.
     pub(super) fn new(folder: &Path, size: Size, form: Form, first_hop: Endpoint) -> Self {
-        Self { size, form, folder: folder.to_owned(), rib: Self::rib(size, form, first_hop) }
+        Self { size, form, folder: folder.to_owned(), first_hop, rib: Self::rib(size, form, first_hop) }
     }
 
     fn rib(size: Size, form: Form, first_hop: Endpoint) -> Rib {
@@ -147,8 +211,10 @@ impl Operator {
     /// The PUSH to user number `n`.
     pub(super) fn push(&self, n: u64) -> Vec<u8> {
         let hop = n % u64::from(self.size.hops);
-        let header =
-            Header { app: APP, ..Header::new(Kind::Push, id(n), PushId(0x1 << 124 | 77), n << 16 | hop) };
+        let header = Header {
+            app: APP,
+            ..Header::new(Kind::Push, id(n), PushId(0x1 << 124 | 77), n << USER_SHIFT | hop)
+        };
         let mut payload = vec![FILL; self.size.payload];
         payload[..STAMP_BYTES].fill(0);
         HeadBuilder::new(&header).datagram(&payload).unwrap_or_default()
@@ -159,30 +225,33 @@ impl Operator {
         HEADER_BYTES + self.size.payload
     }
 
-    /// What a PUSH in this form is longer.
-    pub(super) const fn added(form: Form) -> usize {
-        match form {
-            Form::Vxlan => VXLAN_BYTES,
-            Form::Plain => PLAIN_BYTES,
-            Form::Bare => 0,
-        }
-    }
-
-    /// Whether this is the PUSH that its message identifier says, in this form.
-    pub(super) fn is_right(&self, form: Form, datagram: &[u8]) -> bool {
-        if datagram.len() != self.push_bytes() + Self::added(form) {
+    /// Whether this, which arrived at a next hop, is the PUSH that its message identifier says, as that turn's must be.
+    pub(super) fn is_right(&self, expected: Expected, at: Endpoint, datagram: &[u8]) -> bool {
+        let Expected { form, payload, hop_is_said, .. } = expected;
+        if !expected.is_of_turn(datagram) {
             return false;
         }
-        let (tunnel, push) = datagram.split_at(if form == Form::Vxlan { VXLAN_BYTES } else { 0 });
+        let (tunnel, push) = datagram.split_at(form.push_at());
         let Some(header) = Header::read(push) else { return false };
-        let n = header.message >> 16;
-        let [.., a, b, c, d] = private(n / u64::from(self.size.hops)).octets();
+        let n = header.message << (u64::BITS - TURN_SHIFT) >> (u64::BITS - TURN_SHIFT + USER_SHIFT);
+        let hops = u64::from(self.size.hops);
+        let [.., a, b, c, d] = private(n / hops).octets();
         let to_terminal = form != Form::Vxlan || tunnel[38..42] == [a, b, c, d];
-        let payload = &push[push.len() - self.size.payload + STAMP_BYTES..];
+        let at_hop = !hop_is_said || at == hop(self.first_hop, (n % hops) as u16);
+        let filled = &push[push.len() - payload + STAMP_BYTES..];
         n < self.size.users
             && header.destination == id(n)
             && to_terminal
-            && payload.iter().all(|byte| *byte == FILL)
+            && at_hop
+            && filled.iter().all(|byte| *byte == FILL)
+    }
+
+    /// Marks a PUSH as one of this turn.
+    pub(super) fn mark(push: &mut [u8], turn: u32) {
+        if let Some(message) = push.get_mut(MESSAGE_AT..).and_then(|rest| rest.first_chunk_mut()) {
+            let number = u64::from_be_bytes(*message) & ((1 << TURN_SHIFT) - 1);
+            *message = (u64::from(turn) << TURN_SHIFT | number).to_be_bytes();
+        }
     }
 
     /// Writes into a PUSH when it was due.
@@ -190,13 +259,6 @@ impl Operator {
         if let Some(stamp) = push.get_mut(HEADER_BYTES..HEADER_BYTES + STAMP_BYTES) {
             stamp.copy_from_slice(&due_ns.to_be_bytes());
         }
-    }
-
-    /// When a datagram that arrived was due.
-    pub(super) fn due_ns(&self, datagram: &[u8]) -> Option<u64> {
-        let at = datagram.len().checked_sub(self.size.payload)?;
-        let stamp = datagram.get(at..at + STAMP_BYTES)?;
-        Some(u64::from_be_bytes(stamp.try_into().ok()?))
     }
 }
 

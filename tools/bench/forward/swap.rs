@@ -158,6 +158,8 @@ struct Measured {
 struct Seen {
     received: u64,
     delivered: u64,
+    /// Received, and neither delivered nor on its way.
+    failed: u64,
     met: Met,
 }
 
@@ -231,7 +233,7 @@ impl Swaps<'_> {
 
     /// Pushes until then; for how long.
     fn turn(&mut self, schedule: Schedule, until: Until, measured: &mut Measured) -> Result<u64, Stop> {
-        self.bench.sink.begin();
+        self.bench.begin(self.server);
         let before = self.seen()?;
         if matches!(until, Until::Swapped) {
             self.put_other()?;
@@ -253,8 +255,8 @@ impl Swaps<'_> {
                 }
             }
         };
-        let paced = load.paced_while(schedule, sink, operator, Form::Vxlan, goes_on);
-        let arrived = sink.take();
+        let paced = load.paced_while(schedule, sink, operator, goes_on);
+        let arrived = sink.take(paced.sent);
         if matches!(until, Until::Swapped) {
             let at =
                 swapped.ok_or_else(|| Stop::Failed("the server did not take the other tables".to_owned()))?;
@@ -306,11 +308,13 @@ impl Swaps<'_> {
     fn seen(&self) -> Result<Seen, Stop> {
         thread::sleep(SHOWN);
         let counts = self.served.counts()?;
-        let [received, delivered] = ["rx_datagrams_total", "delivered_total"].map(|name| counts.of(name));
+        let names = ["rx_datagrams_total", "delivered_total", "in_flight"];
+        let [received, delivered, in_flight] = names.map(|name| counts.of(name));
         if !counts.is_closed() {
             return Err(Stop::Failed("the server cannot account for every datagram".to_owned()));
         }
-        Ok(Seen { received, delivered, met: self.served.met("shard-") })
+        let failed = received.saturating_sub(delivered + in_flight);
+        Ok(Seen { received, delivered, failed, met: self.served.met("shard-") })
     }
 }
 
@@ -327,7 +331,7 @@ impl Measured {
         }
     }
 
-    /// Adds a turn. What the server got it must have delivered; what it did not get, a full socket lost.
+    /// Adds a turn. What the server got it must deliver; what it did not get, a full socket lost.
     fn take(&mut self, paced: &Paced, arrived: &Arrived, before: &Seen, after: &Seen) {
         let (received, delivered) = (after.received - before.received, after.delivered - before.delivered);
         let lost = [paced.sent.saturating_sub(received), delivered.saturating_sub(arrived.datagrams)];
@@ -338,7 +342,7 @@ impl Measured {
         self.tally.sent += paced.sent;
         self.tally.delivered += arrived.datagrams;
         self.tally.lost += lost[0] + lost[1];
-        self.tally.valid &= arrived.wrong == 0 && received == delivered;
+        self.tally.valid &= arrived.wrong == 0 && after.failed == before.failed;
         self.met.waited_ns += after.met.waited_ns - before.met.waited_ns;
         self.met.faults += after.met.faults - before.met.faults;
         self.ns += paced.ns;
