@@ -55,7 +55,7 @@ fn registrations_are_measured_and_survive_a_kill() {
 #[test]
 fn forwarders_are_measured_side_by_side() {
     for settings in
-        ["--payload 64 --hops 1 --tunnel vxlan", "--payload 256 --hops 40 --tunnel plain --senders 3"]
+        ["--payload 64 --hops 1 --tunnel vxlan", "--payload 1200 --hops 40 --tunnel plain --senders 3"]
     {
         let folder = Folder::new();
         let report = folder.run(&format!(

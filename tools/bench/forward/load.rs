@@ -14,8 +14,10 @@ use super::sockets;
 use crate::Stop;
 use crate::outcome::histogram;
 
-/// Datagrams of one call of the generator.
+/// The most datagrams of one call of the generator.
 const TOGETHER: usize = 64;
+/// The most bytes of one: an IPv4 packet, less the headers of IP and UDP.
+const BYTES_MAX: usize = 65_507;
 /// The most PUSHes that are made: what they go to no longer fits any cache.
 const PUSHES_MAX: u64 = 1 << 18;
 /// How long the last ones may take.
@@ -27,6 +29,8 @@ pub(super) struct Load {
     /// PUSHes to users without pattern, one after the other.
     pushes: Vec<u8>,
     push_bytes: usize,
+    /// The most of them that one call can send.
+    together: usize,
     clock: Clock,
 }
 
@@ -63,10 +67,12 @@ impl Load {
         senders: u16,
         clock: Clock,
     ) -> Result<Self, Stop> {
-        let count = users.len().next_multiple_of(TOGETHER);
+        let push_bytes = operator.push_bytes();
+        let together = TOGETHER.min(BYTES_MAX / push_bytes);
+        let count = users.len().next_multiple_of(together);
         let pushes = users.cycle().take(count).flat_map(|user| operator.push(user)).collect();
-        let senders = (0..senders).map(|_| open(operator.push_bytes())).collect::<Result<_, Stop>>()?;
-        Ok(Self { senders, pushes, push_bytes: operator.push_bytes(), clock })
+        let senders = (0..senders).map(|_| open(push_bytes)).collect::<Result<_, Stop>>()?;
+        Ok(Self { senders, pushes, push_bytes, together, clock })
     }
 
     /// From now on everything goes to this forwarder.
@@ -93,7 +99,7 @@ impl Load {
     /// Sends as fast as it goes until told to stop, as one of so many generators: each with senders of its own. A full
     /// buffer is no fault of anybody's.
     pub(super) fn flood(&self, (part, parts): (usize, usize), stop: &AtomicBool) {
-        let together = self.pushes.chunks_exact(TOGETHER * self.push_bytes).cycle();
+        let together = self.pushes.chunks_exact(self.together * self.push_bytes).cycle();
         let own = self.senders.iter().skip(part).step_by(parts).cycle();
         for (pushes, sender) in together.zip(own) {
             if stop.load(Ordering::Relaxed) {
@@ -112,6 +118,7 @@ impl Load {
         sink: &mut Sink,
         operator: &Operator,
     ) -> Paced {
+        let together = together.min(self.together);
         let schedule = Schedule { rate, together, each: together == 1 };
         let mut calls = (rate * length.as_nanos() as u64 / 1_000_000_000 / together as u64).max(1);
         let goes_on = |_| {
