@@ -14,14 +14,7 @@ cd "$(dirname "$0")/../.."
 pushplane=${PUSHPLANE:-target/release/pushplane}
 [ -x "$pushplane" ] || { echo "$pushplane is not there: cargo build --release" >&2; exit 2; }
 
-# As many next hops as the bench has.
-hops=16
-for ((at = 1; at <= $#; at++)); do
-  case ${!at} in
-    --hops) next=$((at + 1)); hops=${!next:?--hops needs a number} ;;
-    --hops=*) hops=${!at#--hops=} ;;
-  esac
-done
+. tools/peers/hops.sh "$@"
 
 sink_port=19000
 # The first CPU that is allowed: the bench keeps the last one for the generator.

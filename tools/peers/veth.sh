@@ -28,14 +28,7 @@ for tool in ip ethtool; do
   command -v $tool >/dev/null || { echo "$tool is not installed: nothing is measured" >&2; exit 2; }
 done
 
-# As many next hops as the bench has.
-hops=16
-for ((at = 1; at <= $#; at++)); do
-  case ${!at} in
-    --hops) next=$((at + 1)); hops=${!next:?--hops needs a number} ;;
-    --hops=*) hops=${!at#--hops=} ;;
-  esac
-done
+. tools/peers/hops.sh "$@"
 
 port=19000
 # As the bench: forwarders have the first CPU that is allowed, generator and sink the last one.
