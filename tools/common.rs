@@ -1,9 +1,12 @@
 //! What the commands share: opening tables, printing, showing that something takes its time.
 
 use std::cell::RefCell;
+use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,7 +22,7 @@ use pushplane::table::{Image, Rib, Step};
 use crate::Stop;
 
 /// A fault of a whole file.
-pub(crate) fn fault(path: &Path, sentence: impl std::fmt::Display) -> Stop {
+pub(crate) fn fault(path: &Path, sentence: impl Display) -> Stop {
     Diagnostics(vec![Diagnostic::new(path, 1, 1, sentence.to_string())]).into()
 }
 
@@ -105,7 +108,7 @@ pub(crate) fn harmless(text: &str) -> String {
 }
 
 /// A line on standard error; nothing when nobody reads it any more.
-pub(crate) fn note(line: impl std::fmt::Display) {
+pub(crate) fn note(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
@@ -191,6 +194,17 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Stop> {
         serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
         writeln!(out)
     })
+}
+
+/// How clap reads a number of these: what is none, or another, is answered by what is expected.
+pub(crate) fn number<N>(of: RangeInclusive<N>) -> impl Fn(&str) -> Result<N, String> + Clone
+where
+    N: FromStr + PartialOrd + Display + Clone,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| of.contains(number));
+        number.ok_or_else(|| format!("expected a number from {} to {}", of.start(), of.end()))
+    }
 }
 
 /// A count with its digits in groups of three.

@@ -34,8 +34,8 @@ use tally::Tally;
 use terminal::Terminal;
 use viewer::{Bell, Viewer};
 
-use crate::Stop;
 use crate::client::{self, GivenKey};
+use crate::{Stop, common};
 
 /// Be a Push client: register, show the messages pushed to a user, answer those that want a receipt.
 ///
@@ -73,7 +73,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IP[/LENGTH]")]
     bind: Option<Bind>,
     /// Which of the user's terminals this is.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = common::number::<u8>(1..=u8::MAX))]
     device: u8,
     /// The private address space that this host's address belongs to.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -87,7 +87,7 @@ pub(crate) struct Args {
     validity: Option<u32>,
     /// Renew this often, in seconds, so that a NAT in between keeps its mapping; at half of the validity
     /// without it.
-    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "S", value_parser = common::number::<u32>(1..=u32::MAX))]
     renew: Option<u32>,
     /// Do not register: show what users.csv sends here.
     #[arg(long)]
@@ -100,7 +100,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ID=HEX")]
     key: Option<GivenKey>,
     /// End after so many messages.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = common::number::<u64>(1..=u64::MAX))]
     count: Option<u64>,
     /// End after so many seconds.
     #[arg(long = "for", value_name = "S")]
@@ -118,13 +118,13 @@ pub(crate) struct Args {
     yes: bool,
     /// So many identities, from --id on.
     #[arg(long, value_name = "N", default_value_t = 1, hide_default_value = true,
-        value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["ids", "exec"])]
+        value_parser = common::number::<u32>(1..=u32::MAX), conflicts_with_all = ["ids", "exec"])]
     identities: u32,
     /// The identities of this file: a Push ID a line, and its key as ID=HEX where it has one.
     #[arg(long, value_name = "FILE", conflicts_with = "exec")]
     ids: Option<PathBuf>,
     /// Registrations of several identities that wait for their answer at once.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = common::number::<u16>(1..=u16::MAX))]
     outstanding: u16,
     /// Print each message as a line of JSON; the summary of several identities.
     #[arg(long)]

@@ -123,10 +123,10 @@ pub(crate) struct GenerateArgs {
     /// The directory to write; made if it is not there
     dir: PathBuf,
     /// How many users, each with one terminal or more
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=Generate::USERS_MAX))]
+    #[arg(long, value_name = "N", value_parser = common::number::<u64>(0..=Generate::USERS_MAX))]
     users: u64,
     /// Same seed, same files
-    #[arg(long, value_name = "S", default_value_t = 1)]
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = common::number::<u64>(0..=u64::MAX))]
     seed: u64,
     /// Write into a directory that is not empty
     #[arg(long)]

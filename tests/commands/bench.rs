@@ -191,6 +191,12 @@ fn what_cannot_be_measured_is_refused() {
             .run(&format!("bench forward --shards {shards}"))
             .wrong("expected numbers of shards from 1 to 1024");
     }
+    for users in ["x", "0", "16777217", "-1", ""] {
+        folder
+            .run(&format!("bench forward --users={users}"))
+            .wrong("'--users <N>': expected a number from 1 to 16777216");
+    }
+    folder.run("bench register --seed x").wrong("expected a number from 0");
     folder.run("bench forward --matrix --hops 2").wrong("--hops");
     folder.run("bench swap --more 0").wrong("--more");
     folder.run("bench register --users 0").wrong("--users");

@@ -63,28 +63,28 @@ use crate::{Stop, common};
   pushplane bench forward --sink 127.2.0.1:19000 --peer nginx=127.0.0.1:18000/4711     # tools/peers/forward.sh does so")]
 pub(crate) struct Args {
     /// Users of the tables
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = common::number::<u64>(1..=1 << 24))]
     users: u64,
     /// Bytes of each PUSH behind its header
-    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = clap::value_parser!(u16).range(8..=1200))]
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = common::number::<u16>(8..=1200))]
     payload: u16,
     /// Next hops: gateways
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = common::number::<u16>(1..=4096))]
     hops: u16,
     /// Senders, each with a port of its own
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = common::number::<u16>(1..=256))]
     senders: u16,
     /// What is put around each PUSH: vxlan or plain
     #[arg(long, value_enum, default_value_t = Form::Vxlan)]
     tunnel: Form,
     /// Rounds, in each of which every forwarder has its turn; the best counts
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = common::number::<u32>(1..=100))]
     rounds: u32,
     /// How long each turn is measured, milliseconds; trials take half of it, turns of --matrix a quarter
-    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = common::number::<u64>(10..=60_000))]
     turn: u64,
     /// Datagrams a second at which latency is measured
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = common::number::<u64>(1..=1_000_000))]
     rate: u64,
     /// Where the first next hop stands: others must know it beforehand [default: a free port]
     #[arg(long, value_name = "ADDRESS", default_value = "127.2.0.1:0")]

@@ -51,22 +51,22 @@ use crate::{Stop, common};
   pushplane bench register --rate 20000      # latency at a steady rate, without coordinated omission")]
 pub(crate) struct Args {
     /// Terminals that register
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = common::number::<u64>(1..=1 << 30))]
     users: u64,
     /// Users that users.csv has besides
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = common::number::<u64>(0..=u64::MAX))]
     rows: u64,
     /// Requests on their way at once
-    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = common::number::<u32>(1..=1 << 20))]
     outstanding: u32,
     /// Registrations a second [default: as many as are answered]
     #[arg(long, value_name = "N", value_parser = positive)]
     rate: Option<f64>,
     /// How long each part with a time takes
-    #[arg(long, value_name = "S", default_value_t = 10)]
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = common::number::<u32>(0..=u32::MAX))]
     seconds: u32,
     /// Of a hundred requests of a terminal that is bound: so many release, the others renew
-    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=100))]
+    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = common::number::<u32>(0..=100))]
     releases: u32,
     /// Requests a second beside which PUSHes are measured: a hundred seconds for a million terminals
     #[arg(long, value_name = "N", default_value_t = 10_000.0, value_parser = positive)]
@@ -78,7 +78,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
     /// Same seed, same operator and same order
-    #[arg(long, value_name = "S", default_value_t = 1)]
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = common::number::<u64>(0..=u64::MAX))]
     seed: u64,
     /// Draw how long answers took as latency.svg in this directory, and keep the raw histograms as latency.hlog
     #[arg(long, value_name = "DIR")]

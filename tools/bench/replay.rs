@@ -35,19 +35,19 @@ use crate::{Stop, common};
   pushplane bench replay --datagrams 1000000 --rate 100000 --only rate")]
 pub(crate) struct Args {
     /// Datagrams of each capture
-    #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = common::number::<u64>(1..=1 << 32))]
     datagrams: u64,
     /// Users of the operator
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(100..=1 << 26))]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = common::number::<u64>(100..=1 << 26))]
     users: u64,
     /// Bytes of payload
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(..=1400))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = common::number::<u16>(0..=1400))]
     payload: u16,
     /// Messages a second of the run at a fixed rate
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = common::number::<u32>(1..=u32::MAX))]
     rate: u32,
     /// How long the run at a fixed rate takes, in seconds
-    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = common::number::<u32>(1..=3600))]
     seconds: u32,
     /// Where the temporary folder is made: each capture has 16 bytes and a frame a datagram [default: the system's]
     #[arg(long, value_name = "DIR")]
@@ -63,7 +63,7 @@ pub(crate) struct Args {
     #[arg(long)]
     keep: bool,
     /// Same seed, same captures
-    #[arg(long, value_name = "S", default_value_t = 1)]
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = common::number::<u64>(0..=u64::MAX))]
     seed: u64,
     /// Draw how late messages left as late.svg in this directory, and keep the raw histograms as late.hlog
     #[arg(long, value_name = "DIR")]

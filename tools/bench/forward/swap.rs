@@ -39,16 +39,16 @@ use crate::{Stop, common};
   pushplane bench swap --users 10000000 --json | jq '.runs[].latency'")]
 pub(crate) struct Args {
     /// Users of the first tables
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = common::number::<u64>(1..=1 << 24))]
     users: u64,
     /// So many more, of a hundred, have the others
-    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=100))]
+    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = common::number::<u64>(1..=100))]
     more: u64,
     /// PUSHes a second; then as many as are half of the most
-    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = common::number::<u64>(1..=1_000_000))]
     rate: u64,
     /// How often tables are replaced at each rate
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = common::number::<u32>(1..=1000))]
     swaps: u32,
     /// Print JSON
     #[arg(long)]
