@@ -306,6 +306,9 @@ const PLAINEST: &str = "recvmmsg_sendmmsg";
 /// How long a flood goes on before it is measured: caches, and a forwarder that slept.
 const WARM: Duration = Duration::from_millis(100);
 
+/// A forwarder that has forwarded nothing for so long under a flood forwards nothing; for less it may have had no CPU.
+const STALLED_NS: u64 = 10_000_000_000;
+
 struct Bench<'a> {
     turn: Duration,
     operator: &'a Operator,
@@ -452,7 +455,17 @@ impl Bench<'_> {
                 let forwarded = forwarder.forwarded()?.unwrap_or(at_hops);
                 Ok(Seen { forwarded, cpu_ns: forwarder.cpu_ns(), ns: sink.clock.now().mono_ns })
             };
-            let seen = watch(WARM).and_then(|before| Ok((before, watch(*turn)?)));
+            let mut measure = || -> Result<(Seen, Seen), Stop> {
+                let before = watch(WARM)?;
+                loop {
+                    // What a datagram costs is told by one at least: until then the turn goes on.
+                    let after = watch(*turn)?;
+                    if after.forwarded > before.forwarded || after.ns - before.ns > STALLED_NS {
+                        return Ok((before, after));
+                    }
+                }
+            };
+            let seen = measure();
             stop.store(true, Ordering::Relaxed);
             seen
         });
